@@ -1,0 +1,195 @@
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use semel_proto::v1 as pb;
+
+use super::*;
+
+fn report(number: u64, size: usize) -> SharedReport {
+    let success = pb::Success { output: vec![number as u8; size].into(), ..pb::Success::default() };
+    Arc::new(pb::Report {
+        lease_token: token(number),
+        outcome: Some(pb::report::Outcome::Success(success)),
+        ..pb::Report::default()
+    })
+}
+
+fn token(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_be_bytes())
+}
+
+fn open(folder: &Path) -> (Spool, Vec<RecoveredReport>) {
+    Spool::open(folder, DEFAULT_LIMIT_BYTES, |_| {}).expect("the spool opens")
+}
+
+/// Opens the spool and gives the numbers of what it has, after checking that it is whole.
+fn recovered(folder: &Path) -> Vec<u64> {
+    let (_spool, recovered) = open(folder);
+    let mut numbers = Vec::new();
+    for one in recovered {
+        assert_eq!(one.token, token(one.fencing));
+        let size = match &one.result.outcome {
+            Some(pb::report::Outcome::Success(success)) => success.output.len(),
+            _ => panic!("an outcome was lost"),
+        };
+        assert_eq!(one.result, report(one.fencing, size));
+        numbers.push(one.fencing);
+    }
+    numbers
+}
+
+fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "results"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn keep(spool: &Spool, number: u64, size: usize) {
+    spool.keep(token(number), number, report(number, size));
+}
+
+#[test]
+fn what_was_kept_comes_back_and_what_was_forgotten_does_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (spool, none) = open(folder.path());
+    assert!(none.is_empty());
+    for number in 1..=20 {
+        keep(&spool, number, 100);
+    }
+    drop(spool);
+    let (spool, before) = open(folder.path());
+    assert_eq!(before.len(), 20);
+    for number in 1..=19 {
+        spool.forget(token(number));
+    }
+    // Something written with them carries the tombstones.
+    keep(&spool, 21, 100);
+    drop(spool);
+    assert_eq!(recovered(folder.path()), [20, 21]);
+}
+
+#[test]
+fn a_result_whose_receipt_comes_first_is_never_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (spool, _) = open(folder.path());
+    for number in 1..=1_000 {
+        keep(&spool, number, 10_000);
+        spool.forget(token(number));
+    }
+    drop(spool);
+    let bytes: u64 = segments(folder.path()).iter().map(|path| fs::metadata(path).expect("metadata").len()).sum();
+    // A batch can end between the two; most are spared.
+    assert!(bytes < 1_000_000, "{bytes} bytes were written");
+}
+
+#[test]
+fn a_second_process_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_spool, _) = open(folder.path());
+    let error = Spool::open(folder.path(), 1, |_| {}).err().expect("the folder is locked");
+    assert!(matches!(error, SpoolError::Locked(_)));
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+}
+
+#[test]
+fn a_file_cut_anywhere_gives_back_all_whole_records() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (spool, _) = open(folder.path());
+    for number in 1..=5 {
+        keep(&spool, number, 50);
+    }
+    drop(spool);
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    let whole = fs::read(path).expect("the segment");
+    let record = whole.len() / 5;
+    for length in 0..whole.len() {
+        let cut = tempfile::tempdir().expect("a folder");
+        fs::write(cut.path().join("0000000000000001.results"), &whole[..length]).expect("a cut file");
+        let expected: Vec<u64> = (1..=(length / record) as u64).collect();
+        assert_eq!(recovered(cut.path()), expected, "cut at {length} of {}", whole.len());
+    }
+}
+
+#[test]
+fn a_damaged_middle_is_set_aside_and_the_rest_is_saved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (spool, _) = open(folder.path());
+    for number in 1..=5 {
+        keep(&spool, number, 50);
+    }
+    drop(spool);
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    let mut bytes = fs::read(path).expect("the segment");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(path, &bytes).expect("a damaged file");
+    assert_eq!(recovered(folder.path()), [1, 2, 4, 5]);
+    let aside = path.with_extension("corrupt");
+    assert_eq!(fs::read(aside).expect("the file that was set aside"), bytes);
+    // And again: what was saved is on disk.
+    assert_eq!(recovered(folder.path()), [1, 2, 4, 5]);
+}
+
+#[test]
+fn segments_go_when_all_their_results_are_forgotten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (spool, _) = open(folder.path());
+    for number in 1..=8 {
+        keep(&spool, number, 5 << 20);
+    }
+    drop(spool);
+    assert!(segments(folder.path()).len() > 1, "the results fill several segments");
+    let (spool, before) = open(folder.path());
+    for one in before {
+        spool.forget(one.token);
+    }
+    keep(&spool, 9, 10);
+    drop(spool);
+    assert_eq!(recovered(folder.path()), [9]);
+    assert_eq!(segments(folder.path()).len(), 1);
+}
+
+#[test]
+fn the_room_ends_at_the_limit_and_comes_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (rooms, told) = std::sync::mpsc::channel();
+    let (spool, _) =
+        Spool::open(folder.path(), 1 << 20, move |room| rooms.send(room).expect("the test listens")).expect("opens");
+    keep(&spool, 1, 2 << 20);
+    assert!(!told.recv().expect("told"), "2 MiB are over the limit of 1 MiB");
+    spool.forget(token(1));
+    keep(&spool, 2, 10);
+    assert!(told.recv().expect("told"), "there is room again");
+}
+
+#[test]
+fn a_folder_that_can_not_be_written_takes_the_room_away_until_it_can() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("spool");
+    let room = Arc::new(AtomicBool::new(true));
+    let (told, tell) = (Arc::clone(&room), std::sync::mpsc::channel());
+    let (spool, _) = Spool::open(&path, DEFAULT_LIMIT_BYTES, move |has_room| {
+        told.store(has_room, Ordering::SeqCst);
+        tell.0.send(()).expect("the test listens");
+    })
+    .expect("opens");
+    let aside = folder.path().join("aside");
+    fs::rename(&path, &aside).expect("the folder goes");
+    keep(&spool, 1, 10);
+    tell.1.recv().expect("told");
+    assert!(!room.load(Ordering::SeqCst));
+    fs::rename(&aside, &path).expect("the folder is back");
+    // Any further command lets it try again.
+    keep(&spool, 2, 10);
+    tell.1.recv().expect("told");
+    assert!(room.load(Ordering::SeqCst));
+    drop(spool);
+    assert_eq!(recovered(&path), [1, 2]);
+}

@@ -1,0 +1,524 @@
+//! The shell around the core: one task owns it, feeds it events, commits its batches in groups, and
+//! opens its outboxes with the proof of their commit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{ExponentialBuilder, Retryable};
+use semel_core::{
+    Committed, Core,
+    event::{Answer, Event, JobCall, Out, Outbox, Report, Retry, ToAgent},
+    id::{CallId, Epoch, FencingToken, JobId, Nonce, Seq, StreamId},
+    log::{Log, Sealed},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    clock::Clock,
+    refused,
+    specs::{JobInput, SpecError, Specs},
+    store::{CommitError, Filter, ReadError, Store},
+};
+
+/// Events that wait to be stepped; a sender beyond that waits (back pressure on its stream).
+pub const INBOX: usize = 8_192;
+/// Messages that wait for one agent; at the bound its stream is closed: it does not read.
+pub const MAX_QUEUED_FOR_AGENT: usize = 65_536;
+/// Events stepped in one go, before the outboxes are looked at again.
+const MAX_DRAINED: usize = 1_024;
+/// Sealed batches that wait for their commit; at the bound no more events are taken in.
+const MAX_SEALED: usize = 4;
+/// Nonces offered to one `Assign`, and so the most grants of it.
+const NONCES: usize = 16;
+/// Tokens of the past looked up in one pause of the commits.
+const MAX_LOOKUPS: usize = 256;
+/// Time between two ticks.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Sizes that the edge holds to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest output that is recorded, in bytes.
+    pub max_output_bytes: u64,
+    /// The largest error text that is recorded, in bytes.
+    pub max_error_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_output_bytes: 32 << 20, max_error_bytes: 64 << 10 }
+    }
+}
+
+/// Why the shell has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ShellError {
+    /// It stops, or its state is being rebuilt; try again.
+    #[error("the coordinator does not lead the namespace now; try again")]
+    NotLeading,
+    /// The tables can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A stored specification can't be read.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+}
+
+/// What comes in to the task that owns the core.
+pub(crate) enum Input {
+    Event(Event),
+    Call(CallId, Event, oneshot::Sender<Answer>),
+    Retry(JobCall, bool, Filter, oneshot::Sender<Answer>),
+    Open(StreamId, mpsc::Sender<ToAgent>),
+}
+
+/// Who leads, as the answering process knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leading {
+    /// The epoch and the last durable commit; `None` while this process does not lead.
+    pub at: Option<(Epoch, Seq)>,
+    /// Commits fail for now: the database refuses writes.
+    pub stalled: bool,
+}
+
+/// A handle on the task that owns the core.
+#[derive(Clone)]
+pub struct Shell {
+    inbox: mpsc::Sender<Input>,
+    ids: Arc<AtomicU64>,
+    store: Arc<dyn Store>,
+    specs: Arc<Specs>,
+    limits: Limits,
+    leading: watch::Receiver<Leading>,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        specs: Arc<Specs>,
+        limits: Limits,
+        leading: watch::Receiver<Leading>,
+    ) -> (Self, mpsc::Receiver<Input>) {
+        let (inbox, events) = mpsc::channel(INBOX);
+        (Self { inbox, ids: Arc::new(AtomicU64::new(1)), store, specs, limits, leading }, events)
+    }
+
+    fn id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes a call. Its answer comes after everything that it saw is durable (rule C5).
+    ///
+    /// # Errors
+    /// [`ShellError::NotLeading`]: whether the call took effect is not known; making it again is safe.
+    pub async fn call(&self, event: impl FnOnce(CallId) -> Event + Send) -> Result<Answer, ShellError> {
+        let id = CallId(self.id());
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Call(id, event(id), reply)).await?;
+        answer.await.map_err(|_| ShellError::NotLeading)
+    }
+
+    /// Runs the records again that the filter and its status choose.
+    ///
+    /// # Errors
+    /// As [`Shell::call`].
+    pub async fn retry(&self, actor: Arc<str>, id: JobId, reopen: bool, filter: Filter) -> Result<Answer, ShellError> {
+        let call = JobCall { call: CallId(self.id()), actor, id, reason: String::new() };
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Retry(call, reopen, filter, reply)).await?;
+        answer.await.map_err(|_| ShellError::NotLeading)
+    }
+
+    /// Hands in what an agent said.
+    ///
+    /// # Errors
+    /// [`ShellError::NotLeading`].
+    pub async fn event(&self, event: Event) -> Result<(), ShellError> {
+        self.send(Input::Event(event)).await
+    }
+
+    /// A new stream of an agent, and what it is to be told.
+    ///
+    /// # Errors
+    /// [`ShellError::NotLeading`].
+    pub async fn open_stream(&self) -> Result<(StreamId, mpsc::Receiver<ToAgent>), ShellError> {
+        let stream = StreamId(self.id());
+        let (to_agent, told) = mpsc::channel(MAX_QUEUED_FOR_AGENT);
+        self.send(Input::Open(stream, to_agent)).await?;
+        Ok((stream, told))
+    }
+
+    async fn send(&self, input: Input) -> Result<(), ShellError> {
+        self.inbox.send(input).await.map_err(|_| ShellError::NotLeading)
+    }
+
+    /// Durable reads.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+    /// The frozen specification of a job; `None` if there is no such job.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    pub async fn spec(&self, job: &JobId) -> Result<Option<Arc<JobInput>>, ShellError> {
+        Ok(self.specs.get(job).await?)
+    }
+    /// Sizes that the edge holds to.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+    /// Who leads; changes as it does.
+    pub fn leading(&self) -> watch::Receiver<Leading> {
+        self.leading.clone()
+    }
+}
+
+/// Why the task that owns the core came to its end.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Memory is to be rebuilt from the tables under a new epoch.
+    Rebuild(String),
+    /// The database refuses a batch for good (rule C7); the token of the report in it, if it is known.
+    Refused(Option<FencingToken>, String),
+    /// Another coordinator leads.
+    Deposed(Epoch),
+}
+
+/// What waits for a moment at which nothing is filling and nothing in flight, to read the tables (rule C10).
+enum Lookup {
+    Report(Report),
+    Retry(JobCall, bool, Filter),
+}
+
+/// The task that owns the core.
+pub(crate) struct Owner<'a> {
+    core: Core,
+    log: Log,
+    clock: Clock,
+    store: Arc<dyn Store>,
+    specs: Arc<Specs>,
+    leading: &'a watch::Sender<Leading>,
+    refused: &'a refused::Refused,
+    committing: Option<JoinHandle<Result<Committed, CommitError>>>,
+    sealed: VecDeque<Sealed>,
+    outboxes: VecDeque<Outbox>,
+    /// The proof of the last acknowledged commit.
+    proof: Committed,
+    /// The last commit was found by reading: only a later one proves it (rule C4).
+    unproven: bool,
+    streams: BTreeMap<StreamId, mpsc::Sender<ToAgent>>,
+    calls: BTreeMap<CallId, oneshot::Sender<Answer>>,
+    lookups: VecDeque<Lookup>,
+    /// The last report that was stepped: the culprit, where events are committed one by one.
+    last_report: Option<FencingToken>,
+}
+
+impl<'a> Owner<'a> {
+    pub fn new(
+        core: Core,
+        clock: Clock,
+        takeover: Committed,
+        store: Arc<dyn Store>,
+        specs: Arc<Specs>,
+        leading: &'a watch::Sender<Leading>,
+        refused: &'a refused::Refused,
+    ) -> Self {
+        Self {
+            log: Log::new(core.epoch()),
+            core,
+            clock,
+            store,
+            specs,
+            leading,
+            refused,
+            committing: None,
+            sealed: VecDeque::new(),
+            outboxes: VecDeque::new(),
+            proof: takeover,
+            unproven: false,
+            streams: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            lookups: VecDeque::new(),
+            last_report: None,
+        }
+    }
+
+    /// Takes events in until it is told to stop or its leadership ends.
+    pub async fn run(mut self, inbox: &mut mpsc::Receiver<Input>, stop: impl Future<Output = ()>) -> Ended {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut inputs = Vec::with_capacity(MAX_DRAINED);
+        tokio::pin!(stop);
+        loop {
+            let takes_in = self.takes_in();
+            let most = if self.refused.one_by_one() { 1 } else { MAX_DRAINED };
+            let step = tokio::select! {
+                biased;
+                () = &mut stop => return self.finish().await,
+                done = join(&mut self.committing), if self.committing.is_some() => self.committed(done),
+                _ = ticks.tick() => self.step(Event::Tick).await,
+                n = inbox.recv_many(&mut inputs, most), if takes_in => {
+                    if n == 0 {
+                        return self.finish().await;
+                    }
+                    self.take_in(inputs.drain(..)).await
+                }
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
+            if let Err(ended) = self.pump().await {
+                return ended;
+            }
+        }
+    }
+
+    /// Whether more events may come in: not while the tables are to be read at rest, nor while commits lag behind.
+    fn takes_in(&self) -> bool {
+        let at_rest = !self.refused.one_by_one() || (self.committing.is_none() && !self.log.is_filling());
+        self.lookups.is_empty() && self.sealed.len() < MAX_SEALED && at_rest
+    }
+
+    /// Commits what is left, and says it.
+    async fn finish(mut self) -> Ended {
+        loop {
+            if let Err(ended) = self.pump_sealed() {
+                return ended;
+            }
+            if self.committing.is_none() {
+                return Ended::Stopped;
+            }
+            let done = join(&mut self.committing).await;
+            if let Err(ended) = self.committed(done) {
+                return ended;
+            }
+        }
+    }
+
+    async fn take_in(&mut self, inputs: impl Iterator<Item = Input>) -> Result<(), Ended> {
+        for input in inputs {
+            match input {
+                Input::Event(event) => self.step(event).await?,
+                Input::Call(id, event, reply) => {
+                    self.calls.insert(id, reply);
+                    self.step(event).await?;
+                }
+                Input::Retry(call, reopen, filter, reply) => {
+                    self.calls.insert(call.call, reply);
+                    self.lookups.push_back(Lookup::Retry(call, reopen, filter));
+                }
+                Input::Open(stream, to_agent) => {
+                    self.streams.insert(stream, to_agent);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, event: Event) -> Result<(), Ended> {
+        let (event, report) = self.complete(event).await?;
+        if let Event::StreamClosed(stream) = &event {
+            self.streams.remove(stream);
+        }
+        let mut decision = self.core.step(self.clock.now(), event).map_err(|broken| Ended::Rebuild(broken.0))?;
+        for out in std::mem::take(&mut decision.now) {
+            self.say(out);
+        }
+        if let (Some(_), Some(report)) = (decision.ask, report) {
+            self.lookups.push_back(Lookup::Report(report));
+        }
+        self.sealed.extend(self.log.add(decision));
+        self.outboxes.extend(self.log.take_outboxes());
+        Ok(())
+    }
+
+    /// Adds to a report what the shell knows: the digest of the input that was leased. The report is
+    /// returned beside its event, should the core ask for the past of its token.
+    async fn complete(&mut self, event: Event) -> Result<(Event, Option<Report>), Ended> {
+        let Event::Report(mut report) = event else { return Ok((event, None)) };
+        self.last_report = Some(report.token.fencing);
+        if let Some(body) = self.refused.instead_of(report.token.fencing, &report.body) {
+            report.body = body;
+        }
+        report.leased_input = None;
+        if let Some((job, cell)) = self.core.leased_cell(report.token) {
+            let spec = match self.specs.cached(job) {
+                Some(spec) => Some(spec),
+                None => self.specs.get(&job.clone()).await.map_err(|e| Ended::Rebuild(e.to_string()))?,
+            };
+            report.leased_input = spec.and_then(|s| s.input(cell)).map(|input| refused::sha256(&input));
+        }
+        let kept = report.clone();
+        Ok((Event::Report(report), Some(kept)))
+    }
+
+    /// Grants, seals and commits, one batch at a time; opens what the proof allows.
+    async fn pump(&mut self) -> Result<(), Ended> {
+        let at_rest = self.committing.is_none() && self.sealed.is_empty() && !self.log.is_filling();
+        if at_rest && !self.unproven && !self.lookups.is_empty() {
+            self.look_up().await?;
+        }
+        if self.committing.is_none() && self.lookups.is_empty() {
+            self.assign()?;
+        }
+        self.pump_sealed()
+    }
+
+    fn pump_sealed(&mut self) -> Result<(), Ended> {
+        if self.committing.is_none() {
+            let next = self.sealed.pop_front().or_else(|| self.log.seal());
+            let next = next.or_else(|| self.unproven.then(|| self.log.seal_empty()));
+            self.outboxes.extend(self.log.take_outboxes());
+            if let Some(sealed) = next {
+                self.committing = Some(tokio::spawn(commit(self.store.clone(), sealed, self.leading.clone())));
+            }
+        }
+        self.open_outboxes();
+        Ok(())
+    }
+
+    fn assign(&mut self) -> Result<(), Ended> {
+        if self.core.needs_new_epoch() {
+            return Err(Ended::Rebuild("rule C8: the fencing tokens of this epoch are used up".into()));
+        }
+        loop {
+            let nonces = nonces().map_err(|e| Ended::Rebuild(format!("no randomness: {e}")))?;
+            let decision =
+                self.core.step(self.clock.now(), Event::Assign(nonces)).map_err(|broken| Ended::Rebuild(broken.0))?;
+            let more = decision.more;
+            self.sealed.extend(self.log.add(decision));
+            self.outboxes.extend(self.log.take_outboxes());
+            if !more || self.sealed.len() >= MAX_SEALED {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads the tables while nothing is in flight, and steps at once what waited for that.
+    async fn look_up(&mut self) -> Result<(), Ended> {
+        let mut seen = BTreeSet::new();
+        for _ in 0..self.lookups.len().min(MAX_LOOKUPS) {
+            let Some(lookup) = self.lookups.pop_front() else { break };
+            match lookup {
+                Lookup::Report(report) if !seen.insert(report.token.fencing) => {
+                    // The same token again: what its first report adds must be durable before the tables are read.
+                    self.lookups.push_back(Lookup::Report(report));
+                }
+                Lookup::Report(mut report) => {
+                    let past = self.store.past(report.token.fencing).await;
+                    report.past = Some(past.map_err(|e| Ended::Rebuild(e.to_string()))?);
+                    self.step(Event::Report(report)).await?;
+                }
+                Lookup::Retry(by, reopen, filter) => {
+                    let records = self.store.records_for_retry(&by.id, &filter).await;
+                    let records = records.map_err(|e| Ended::Rebuild(e.to_string()))?;
+                    self.step(Event::Retry(Retry { by, reopen, records })).await?;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, done: Result<Committed, CommitError>) -> Result<(), Ended> {
+        use semel_core::tables::Refused;
+        match done {
+            Ok(proof) => {
+                self.leading.send_replace(Leading { at: Some((proof.epoch(), proof.seq())), stalled: false });
+                self.proof = proof;
+                self.unproven = false;
+                self.refused.committed();
+                Ok(())
+            }
+            Err(CommitError::Refused(Refused::AlreadyApplied)) => {
+                self.unproven = true;
+                Ok(())
+            }
+            Err(CommitError::Refused(Refused::Deposed(epoch))) => Err(Ended::Deposed(epoch)),
+            Err(CommitError::Lasting(source)) => {
+                let culprit = self.last_report.filter(|_| self.refused.one_by_one());
+                Err(Ended::Refused(culprit, source.to_string()))
+            }
+            Err(error) => Err(Ended::Rebuild(error.to_string())),
+        }
+    }
+
+    fn open_outboxes(&mut self) {
+        while let Some(outbox) = self.outboxes.pop_front() {
+            match outbox.open(&self.proof) {
+                Ok(items) => items.into_iter().for_each(|out| self.say(out)),
+                Err(closed) => {
+                    self.outboxes.push_front(closed);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, out: Out) {
+        match out {
+            Out::Answer(call, answer) => {
+                if let Some(reply) = self.calls.remove(&call) {
+                    // A caller that has gone away needs no answer.
+                    let _gone = reply.send(answer);
+                }
+            }
+            Out::Agent(stream, message) => {
+                let full = self.streams.get(&stream).is_some_and(|to| to.try_send(message).is_err());
+                if full {
+                    tracing::warn!(stream = stream.0, "an agent does not read its stream: the stream is closed");
+                    self.streams.remove(&stream);
+                }
+            }
+        }
+    }
+}
+
+async fn join(task: &mut Option<JoinHandle<Result<Committed, CommitError>>>) -> Result<Committed, CommitError> {
+    let Some(handle) = task else { return std::future::pending().await };
+    let done = handle.await;
+    *task = None;
+    done.unwrap_or_else(|panic| {
+        Err(CommitError::Transient { disk_full: false, source: sqlx::Error::Protocol(panic.to_string()) })
+    })
+}
+
+/// Commits a batch in a task of its own, which no dropped call cancels; what is transient is tried again with jitter (rule C7).
+async fn commit(
+    store: Arc<dyn Store>,
+    sealed: Sealed,
+    leading: watch::Sender<Leading>,
+) -> Result<Committed, CommitError> {
+    let backoff = ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(2))
+        .without_max_times();
+    (|| store.commit(sealed.epoch, sealed.seq, sealed.batch.clone()))
+        .retry(backoff)
+        .when(|error| matches!(error, CommitError::Transient { .. }))
+        .notify(|error, wait| {
+            tracing::warn!(epoch = sealed.epoch.get(), seq = sealed.seq.0, %error, ?wait, "a commit is tried again");
+            leading.send_modify(|l| l.stalled = true);
+        })
+        .await
+}
+
+fn nonces() -> Result<Vec<Nonce>, getrandom::Error> {
+    let mut bytes = [0; 16 * NONCES];
+    getrandom::fill(&mut bytes)?;
+    let (nonces, _) = bytes.as_chunks::<16>();
+    Ok(nonces.iter().map(|n| Nonce(*n)).collect())
+}

@@ -1,0 +1,209 @@
+//! Reads typed values out of a [`Node`], noting a fault for each that isn't what it should be and
+//! going on.
+
+use crate::{
+    check::{in_words, nearest},
+    fault::{Collector, quote},
+    node::{Entry, Node, Source, Value, entries_to_json, exact_number, refuse_duplicate, refuse_unsure},
+    path::Path,
+    spec::Object,
+};
+
+/// A walk over the tree of one text.
+pub(crate) struct Walk<'w, 'c> {
+    pub(crate) source: &'w Source,
+    pub(crate) faults: &'w mut Collector<'c>,
+}
+
+/// The entries of an object whose keys were checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'n>(&'n [Entry]);
+
+impl<'n> Fields<'n> {
+    /// The value under a key: the first, if it stands there twice.
+    pub(crate) fn get(&self, key: &str) -> Option<&'n Node> {
+        let entry = self.0.iter().find(|entry| entry.key == key)?;
+        Some(&entry.value)
+    }
+}
+
+impl Walk<'_, '_> {
+    /// An object with none but known keys: a fault for each unknown one and each duplicate.
+    pub(crate) fn object<'n>(&mut self, node: &'n Node, path: &Path<'_>, known: &[&str]) -> Option<Fields<'n>> {
+        let Value::Map(entries) = &node.value else {
+            self.wrong(node, path, "an object", &format!("write the keys {}", known.join(", ")));
+            return None;
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            let path = path.key(&entry.key);
+            if !known.contains(&entry.key.as_str()) {
+                let help = match nearest(&entry.key, known.iter().copied()) {
+                    Some(name) => format!("did you mean {name}?"),
+                    None => format!("the known keys are {}", known.join(", ")),
+                };
+                let spot = self.source.spot(entry.place);
+                let what = ("is no known key", help.as_str());
+                self.faults.unread(&path, spot, None, what);
+            } else if entries.iter().take(index).any(|e| e.key == entry.key) {
+                refuse_duplicate(entry, &path, self.source, self.faults);
+            }
+        }
+        Some(Fields(entries))
+    }
+
+    /// Text. A bare number or word is refused with the quotes that would make it text.
+    pub(crate) fn text(&mut self, node: &Node, path: &Path<'_>) -> Option<String> {
+        match &node.value {
+            Value::Text(text) => return Some(text.clone()),
+            Value::Number(text) => {
+                let help = format!("write it in quotes: {}", quote(text));
+                self.wrong(node, path, "text", &help);
+            }
+            Value::Bool(value) => {
+                let help = format!("write it in quotes: \"{value}\"");
+                self.wrong(node, path, "text", &help);
+            }
+            _ => self.wrong(node, path, "text", "write text, in quotes if need be"),
+        }
+        None
+    }
+
+    /// Text that must be there: a fault and a stand-in without it.
+    pub(crate) fn required_text(
+        &mut self,
+        fields: Fields<'_>,
+        key: &str,
+        around: (&Node, &Path<'_>),
+        help: &str,
+    ) -> String {
+        let (node, path) = around;
+        let path = path.key(key);
+        let text = match fields.get(key) {
+            Some(value) => self.text(value, &path),
+            None => {
+                let spot = self.source.spot(node.place);
+                self.faults.unread(&path, spot, None, ("is missing", help));
+                None
+            }
+        };
+        text.unwrap_or_default()
+    }
+
+    /// Text that may be there.
+    pub(crate) fn optional_text(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<String> {
+        let node = fields.get(key)?;
+        self.text(node, &path.key(key))
+    }
+
+    /// A list of text that may be there; a stand-in keeps the place of an item that is none.
+    pub(crate) fn texts(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<Vec<String>> {
+        let node = fields.get(key)?;
+        let path = path.key(key);
+        let items = self.list(node, &path)?;
+        let text = |(index, item)| self.text(item, &path.index(index)).unwrap_or_default();
+        Some(items.iter().enumerate().map(text).collect())
+    }
+
+    /// A list.
+    pub(crate) fn list<'n>(&mut self, node: &'n Node, path: &Path<'_>) -> Option<&'n [Node]> {
+        if let Value::List(items) = &node.value {
+            return Some(items);
+        }
+        self.wrong(node, path, "a list", "write a list");
+        None
+    }
+
+    /// An object of the submitter's own keys.
+    pub(crate) fn free_object(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<Object> {
+        let node = fields.get(key)?;
+        let path = path.key(key);
+        let Value::Map(entries) = &node.value else {
+            self.wrong(node, &path, "an object", "write keys and values");
+            return None;
+        };
+        Some(entries_to_json(entries, &path, self.source, self.faults))
+    }
+
+    /// A whole number that the type holds.
+    pub(crate) fn whole<T: TryFrom<i64>>(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<T> {
+        let node = fields.get(key)?;
+        let path = path.key(key);
+        let Value::Number(literal) = &node.value else {
+            self.wrong(node, &path, "a whole number", "write a whole number");
+            return None;
+        };
+        let whole = exact_number(literal).ok().and_then(|number| number.as_i64());
+        match whole.map(T::try_from) {
+            Some(Ok(value)) => Some(value),
+            Some(Err(_)) => {
+                let spot = self.source.spot(node.place);
+                let what = ("is out of its range", "write a smaller number, 0 or more");
+                self.faults.unread(&path, spot, node.value.shown(), what);
+                None
+            }
+            None => {
+                self.wrong(node, &path, "a whole number", "write a whole number");
+                None
+            }
+        }
+    }
+
+    /// True or false.
+    pub(crate) fn flag(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<bool> {
+        let node = fields.get(key)?;
+        if let Value::Bool(value) = node.value {
+            return Some(value);
+        }
+        self.wrong(node, &path.key(key), "true or false", "write true or false");
+        None
+    }
+
+    /// A duration as people write it, in milliseconds.
+    pub(crate) fn duration(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<u64> {
+        let node = fields.get(key)?;
+        let path = path.key(key);
+        let (problem, help) = match &node.value {
+            Value::Text(text) => match humantime::parse_duration(text) {
+                Ok(duration) => match whole_millis(duration) {
+                    Some(ms) => return Some(ms),
+                    None => ("is no whole number of milliseconds".to_owned(), "write it in ms".to_owned()),
+                },
+                Err(error) => (
+                    format!("is no duration: {error}"),
+                    "write a number and a unit: 500ms, 30s, 5m, 2h, 30days".to_owned(),
+                ),
+            },
+            Value::Number(literal) => {
+                let ms = literal.parse().unwrap_or(30_000);
+                let help = format!("write its unit; if milliseconds are meant: {}", in_words(ms));
+                ("has no unit".to_owned(), help)
+            }
+            _ => {
+                self.wrong(node, &path, "a duration", "write a number and a unit: 30s");
+                return None;
+            }
+        };
+        let spot = self.source.spot(node.place);
+        self.faults.unread(&path, spot, node.value.shown(), (&problem, &help));
+        None
+    }
+
+    /// Notes that a value is of the wrong type.
+    pub(crate) fn wrong(&mut self, node: &Node, path: &Path<'_>, wanted: &str, help: &str) {
+        if matches!(node.value, Value::Unsure(_)) {
+            refuse_unsure(node, path, self.source, self.faults);
+            return;
+        }
+        let problem = match &node.value {
+            Value::Null => format!("has no value where {wanted} should be"),
+            value => format!("is {}, not {wanted}", value.kind()),
+        };
+        let spot = self.source.spot(node.place);
+        self.faults.unread(path, spot, node.value.shown(), (&problem, help));
+    }
+}
+
+fn whole_millis(duration: std::time::Duration) -> Option<u64> {
+    let ms = u64::try_from(duration.as_millis()).ok()?;
+    (duration.subsec_nanos().is_multiple_of(1_000_000)).then_some(ms)
+}
