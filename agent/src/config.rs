@@ -59,7 +59,12 @@ impl AgentSpec {
     ///
     /// # Errors
     /// The endpoint's settings that are at fault.
-    pub fn openai_everywhere(settings: OpenAiSettings, regions: &[String], models: &[(String, String)], slots: u32) -> Result<Vec<Self>, Vec<SettingError>> {
+    pub fn openai_everywhere(
+        settings: OpenAiSettings,
+        regions: &[String],
+        models: &[(String, String)],
+        slots: u32,
+    ) -> Result<Vec<Self>, Vec<SettingError>> {
         let keep_response = settings.keep_response;
         let endpoint = OpenAi::new(settings, "")?;
         let executor = |name: &str| Arc::new(endpoint.for_model(name)) as Arc<dyn Executor>;
@@ -75,7 +80,12 @@ impl AgentSpec {
         Self::everywhere(&models, regions, slots, false)
     }
 
-    fn everywhere(models: &BTreeMap<String, (String, Arc<dyn Executor>)>, regions: &[String], slots: u32, keep_response: bool) -> Vec<Self> {
+    fn everywhere(
+        models: &BTreeMap<String, (String, Arc<dyn Executor>)>,
+        regions: &[String],
+        slots: u32,
+        keep_response: bool,
+    ) -> Vec<Self> {
         let agent = |region: &String| Self {
             id: region.clone(),
             region: region.clone(),
@@ -90,7 +100,8 @@ impl AgentSpec {
 
 impl fmt::Debug for AgentSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let models: BTreeMap<_, _> = self.models.iter().map(|(id, (provider, executor))| (id, (provider, executor.name()))).collect();
+        let models: BTreeMap<_, _> =
+            self.models.iter().map(|(id, (provider, executor))| (id, (provider, executor.name()))).collect();
         f.debug_struct("AgentSpec")
             .field("id", &self.id)
             .field("region", &self.region)
@@ -170,11 +181,20 @@ pub fn parse(text: &str, origin: Origin<'_>, names: &BTreeMap<String, String>) -
     let mut providers: BTreeMap<&str, Option<Provider>> = BTreeMap::new();
     for (name, provider) in &raw.providers {
         let provider_faults = faults.len();
-        faults.extend(id_fault(name).map(|fault| Fault { line: provider.referenced.line(), message: format!("the provider's name {name:?} {fault}") }));
+        faults.extend(id_fault(name).map(|fault| Fault {
+            line: provider.referenced.line(),
+            message: format!("the provider's name {name:?} {fault}"),
+        }));
         match Provider::new(&provider.value, origin) {
             Ok(built) if faults.len() == provider_faults => drop(providers.insert(name, Some(built))),
             built => {
-                faults.extend(built.err().into_iter().flatten().map(|fault| Fault { message: format!("provider {name}: {}", fault.message), ..fault }));
+                faults.extend(
+                    built
+                        .err()
+                        .into_iter()
+                        .flatten()
+                        .map(|fault| Fault { message: format!("provider {name}: {}", fault.message), ..fault }),
+                );
                 providers.insert(name, None);
             }
         }
@@ -184,7 +204,10 @@ pub fn parse(text: &str, origin: Origin<'_>, names: &BTreeMap<String, String>) -
         let line = raw_agent.referenced.line();
         let agent = agent(&raw_agent.value, line, &mut providers, names, &mut faults);
         if agents.iter().any(|other| other.id == agent.id) {
-            faults.push(Fault { line, message: format!("agent {:?} is there twice; give each an id of its own", agent.id) });
+            faults.push(Fault {
+                line,
+                message: format!("agent {:?} is there twice; give each an id of its own", agent.id),
+            });
         }
         agents.push(agent);
     }
@@ -212,11 +235,17 @@ fn agent(
     }
     let slots = raw.slots.as_ref().map_or(DEFAULT_SLOTS, |slots| slots.value);
     if !(1..=MAX_SLOTS).contains(&slots) {
-        fault(raw.slots.as_ref().map_or(line, |slots| slots.referenced.line()), format!("slots is {slots}; it must be from 1 to {MAX_SLOTS}"));
+        fault(
+            raw.slots.as_ref().map_or(line, |slots| slots.referenced.line()),
+            format!("slots is {slots}; it must be from 1 to {MAX_SLOTS}"),
+        );
     }
     let prefetch = raw.prefetch.as_ref().map_or(slots.min(MAX_PREFETCH), |prefetch| prefetch.value);
     if prefetch > MAX_PREFETCH {
-        fault(raw.prefetch.as_ref().map_or(line, |prefetch| prefetch.referenced.line()), format!("prefetch is {prefetch}; it must be at most {MAX_PREFETCH}"));
+        fault(
+            raw.prefetch.as_ref().map_or(line, |prefetch| prefetch.referenced.line()),
+            format!("prefetch is {prefetch}; it must be at most {MAX_PREFETCH}"),
+        );
     }
     if raw.models.is_empty() {
         fault(line, format!("agent {id:?} has no models; it would never run anything"));
@@ -263,16 +292,20 @@ impl Provider {
         let mut faults = raw.misplaced();
         let keep_response = raw.keep_response.as_ref().is_none_or(|keep| keep.value);
         let built = match raw.executor.value {
-            ExecutorKind::Openai => raw.openai(origin, &mut faults).map(|settings| OpenAi::new(settings, "").map(Kind::OpenAi)),
-            ExecutorKind::Command => {
-                raw.command(origin, &mut faults).map(|settings| Command::new(settings).map(|command| Kind::One(Arc::new(command))))
+            ExecutorKind::Openai => {
+                raw.openai(origin, &mut faults).map(|settings| OpenAi::new(settings, "").map(Kind::OpenAi))
             }
+            ExecutorKind::Command => raw
+                .command(origin, &mut faults)
+                .map(|settings| Command::new(settings).map(|command| Kind::One(Arc::new(command)))),
             ExecutorKind::Echo => Some(Ok(Kind::One(Arc::new(Echo)))),
         };
         match built {
             Some(Ok(kind)) if faults.is_empty() => Ok(Self { kind, keep_response, executors: BTreeMap::new() }),
             Some(Err(settings)) => {
-                faults.extend(settings.into_iter().map(|fault| Fault { line: raw.line(fault.field), message: fault.to_string() }));
+                faults.extend(
+                    settings.into_iter().map(|fault| Fault { line: raw.line(fault.field), message: fault.to_string() }),
+                );
                 Err(faults)
             }
             _ => Err(faults),
@@ -283,7 +316,8 @@ impl Provider {
         match &self.kind {
             Kind::One(executor) => Arc::clone(executor),
             Kind::OpenAi(endpoint) => {
-                let executor = self.executors.entry(model.to_owned()).or_insert_with(|| Arc::new(endpoint.for_model(model)));
+                let executor =
+                    self.executors.entry(model.to_owned()).or_insert_with(|| Arc::new(endpoint.for_model(model)));
                 Arc::clone(executor)
             }
         }
@@ -292,7 +326,8 @@ impl Provider {
 
 /// The key in the variable that `name` names. People put the key itself there, so the name is never shown.
 fn key_from_env(name: &str, origin: Origin<'_>) -> Result<KeySource, String> {
-    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !name.starts_with(|first: char| first.is_ascii_digit());
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && !name.starts_with(|first: char| first.is_ascii_digit());
     if name.is_empty() || !is_name {
         return Err("takes the name of an environment variable (OPENAI_API_KEY), not a key".to_owned());
     }

@@ -87,6 +87,7 @@ impl Spool {
         let writer = Writer {
             folder,
             waiting: VecDeque::new(),
+            first_waiting: 0,
             waiting_by_token: BTreeMap::new(),
             waiting_bytes: 0,
             limit_bytes,
@@ -143,7 +144,9 @@ struct Writer {
     folder: Folder,
     /// By order of arrival; `None` was forgotten before it was written.
     waiting: VecDeque<Option<Waiting>>,
-    /// Where in all that ever waited each token's result is, counted from `first`.
+    /// How many left `waiting` so far: the place of its front among all that ever waited.
+    first_waiting: u64,
+    /// The place of each waiting result among all that ever waited.
     waiting_by_token: BTreeMap<Bytes, u64>,
     waiting_bytes: u64,
     limit_bytes: u64,
@@ -154,28 +157,32 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, inbox: &mpsc::Receiver<Command>) {
-        // The number of the front of `waiting`.
-        let mut first = 0;
         self.judge_room();
-        while let Ok(command) = inbox.recv() {
-            self.take(command, first);
-            let more = self.linger(inbox, first);
-            first += self.write(!more);
+        loop {
+            // What could not be written is tried again, whether or not anything new comes.
+            if self.waiting.is_empty() && !self.failing {
+                match inbox.recv() {
+                    Ok(command) => self.take(command),
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+            let more = self.linger(inbox);
+            self.write(!more);
             if !more {
-                break;
+                return;
             }
         }
     }
 
     /// Takes commands for the length of the linger, or until enough waits. Gives `false` once the
     /// other side is gone.
-    fn linger(&mut self, inbox: &mpsc::Receiver<Command>, first: u64) -> bool {
+    fn linger(&mut self, inbox: &mpsc::Receiver<Command>) -> bool {
         let pause = if self.failing { RETRY_AFTER } else { LINGER };
         let until = Instant::now() + pause;
         while self.waiting_bytes < MAX_BATCH_BYTES || self.failing {
             let left = until.saturating_duration_since(Instant::now());
             match inbox.recv_timeout(left) {
-                Ok(command) => self.take(command, first),
+                Ok(command) => self.take(command),
                 Err(mpsc::RecvTimeoutError::Timeout) => return true,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return false,
             }
@@ -183,12 +190,12 @@ impl Writer {
         true
     }
 
-    fn take(&mut self, command: Command, first: u64) {
+    fn take(&mut self, command: Command) {
         match command {
             Command::Keep { token, fencing, report } => {
                 let bytes = frame::result_bytes(&report);
                 self.waiting_bytes += bytes;
-                let place = first + self.waiting.len() as u64;
+                let place = self.first_waiting + self.waiting.len() as u64;
                 self.waiting_by_token.insert(token.clone(), place);
                 self.waiting.push_back(Some(Waiting { token, fencing, report, bytes }));
             }
@@ -197,7 +204,7 @@ impl Writer {
                     self.folder.forget(&token);
                     return;
                 };
-                let index = usize::try_from(place - first).unwrap_or(usize::MAX);
+                let index = usize::try_from(place - self.first_waiting).unwrap_or(usize::MAX);
                 if let Some(waiting) = self.waiting.get_mut(index).and_then(Option::take) {
                     self.waiting_bytes -= waiting.bytes;
                 }
@@ -205,10 +212,8 @@ impl Writer {
         }
     }
 
-    /// Writes and syncs what waits, in batches. What can't be written stays. Gives how many left
-    /// the queue.
-    fn write(&mut self, last: bool) -> u64 {
-        let before = self.waiting.len();
+    /// Writes and syncs what waits, in batches. What can't be written stays.
+    fn write(&mut self, last: bool) {
         loop {
             let mut batch_bytes = 0;
             let mut taken = 0;
@@ -226,6 +231,7 @@ impl Writer {
                 break;
             }
             self.failing = false;
+            self.first_waiting += taken as u64;
             for waiting in self.waiting.drain(..taken).flatten() {
                 self.waiting_by_token.remove(&waiting.token);
                 self.waiting_bytes -= waiting.bytes;
@@ -235,7 +241,6 @@ impl Writer {
             }
         }
         self.judge_room();
-        (before - self.waiting.len()) as u64
     }
 
     fn has_failed(&mut self, error: &std::io::Error, last: bool) {

@@ -45,7 +45,7 @@ pub struct Checked {
 /// wire see [`crate::wire::check`], for files [`crate::read::job`].
 ///
 /// # Errors
-/// Every fault, in the specification's order.
+/// Every fault, all at once.
 pub fn check(spec: JobSpec) -> Result<Checked, Faults> {
     finish(spec, Collector::new(&Nowhere, Dialect::File))
 }

@@ -70,7 +70,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Every fault that was found, in the order of the specification; never empty, and at most
+/// Every fault that was found, in the order of their lines in a file; never empty, and at most
 /// [`MAX_FAULTS`] and one that counts the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
@@ -233,6 +233,10 @@ impl<'a> Collector<'a> {
         let mut faults = self.faults;
         if faults.is_empty() {
             return Ok(());
+        }
+        if self.dialect == Dialect::File {
+            // As someone goes through the file; what has no place keeps its order.
+            faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         }
         if self.uncounted > 0 {
             let problem = format!("{} more faults are not listed", self.uncounted);

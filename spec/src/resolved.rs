@@ -250,9 +250,9 @@ impl Resolved {
     /// every repeat. None if the job has no such cell.
     ///
     /// It is put together from pieces that are rendered once, in well under a microsecond and one
-    /// allocation; the first call renders them.
+    /// allocation; the first call renders them, if [`Resolved::prepare`] didn't.
     pub fn input(&self, model: usize, region: &str, question: usize) -> Option<Vec<u8>> {
-        let pieces = self.pieces.get_or_init(|| Pieces::of(self));
+        let pieces = self.pieces();
         if !self.models.get(model)?.regions.iter().any(|r| r == region) {
             return None;
         }
@@ -264,6 +264,16 @@ impl Resolved {
         input.extend_from_slice(body);
         input.extend_from_slice(tail);
         Some(input)
+    }
+
+    /// Renders the pieces of the inputs now: for a large job that takes seconds, which the first
+    /// [`Resolved::input`] would take otherwise.
+    pub fn prepare(&self) {
+        self.pieces();
+    }
+
+    fn pieces(&self) -> &Pieces {
+        self.pieces.get_or_init(|| Pieces::of(self))
     }
 
     /// The system prompt that goes before a question in a region, if any.

@@ -16,7 +16,7 @@ use crate::{
 /// `spec.questions[3].id`.
 ///
 /// # Errors
-/// Every fault, in the specification's order.
+/// Every fault, all at once.
 pub fn check(spec: &v1::JobSpec) -> Result<Checked, Faults> {
     let mut collector = Collector::new(&Nowhere, Dialect::Wire);
     let spec = read(spec, &mut collector);

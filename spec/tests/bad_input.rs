@@ -181,10 +181,10 @@ fn a_broken_line_of_a_question_file_is_named_with_its_number() {
         &lines,
         &[
             "q.jsonl:3:13 questions[1]: is no valid JSON",
-            "q.jsonl:5:13 questions[3].promt: is no known key; did you mean prompt?",
-            "q.jsonl:6:1 questions[4]: is a list, not an object",
             "q.jsonl:4 questions[2].id: \"a\" is already used by questions[0].id",
             "q.jsonl:5 questions[3]: has neither prompt nor messages",
+            "q.jsonl:5:13 questions[3].promt: is no known key; did you mean prompt?",
+            "q.jsonl:6:1 questions[4]: is a list, not an object",
         ],
     );
 }

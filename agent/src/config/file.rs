@@ -168,7 +168,9 @@ impl RawProvider {
 
     /// The settings of an endpoint; none where a fault was added that leaves none.
     pub(super) fn openai(&self, origin: Origin<'_>, faults: &mut Vec<Fault>) -> Option<OpenAiSettings> {
-        let mut fault = |field: &str, message: String| faults.push(Fault { line: self.line(field), message: format!("{field}: {message}") });
+        let mut fault = |field: &str, message: String| {
+            faults.push(Fault { line: self.line(field), message: format!("{field}: {message}") })
+        };
         if self.key.is_some() {
             fault("key", "a key must not stand in this file; put it into an environment variable and name that by key_env, or into a file and name that by key_file".to_owned());
         }
@@ -177,15 +179,19 @@ impl RawProvider {
                 fault("key_file", "there is key_env as well; leave one of them out".to_owned());
                 KeySource::None
             }
-            (Some(name), None) => key_from_env(&name.value, origin).map_err(|words| fault("key_env", words)).unwrap_or_default(),
+            (Some(name), None) => {
+                key_from_env(&name.value, origin).map_err(|words| fault("key_env", words)).unwrap_or_default()
+            }
             (None, Some(path)) => KeySource::File(origin.folder.join(&path.value)),
             (None, None) => KeySource::None,
         };
         if self.key_header.is_some() && key == KeySource::None {
             fault("key_header", "there is no key to carry; name one by key_env or key_file".to_owned());
         }
-        let connect_timeout = self.connect_timeout.as_ref().map_or(Ok(DEFAULT_CONNECT_TIMEOUT), |text| duration(&text.value));
-        let connect_timeout = connect_timeout.map_err(|words| fault("connect_timeout", words)).unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        let connect_timeout =
+            self.connect_timeout.as_ref().map_or(Ok(DEFAULT_CONNECT_TIMEOUT), |text| duration(&text.value));
+        let connect_timeout =
+            connect_timeout.map_err(|words| fault("connect_timeout", words)).unwrap_or(DEFAULT_CONNECT_TIMEOUT);
         let Some(base_url) = &self.base_url else {
             fault("base_url", "is missing; it says where the endpoint is: http://127.0.0.1:11434/v1".to_owned());
             return None;
@@ -198,13 +204,19 @@ impl RawProvider {
             region_pointer: text(&self.region_pointer),
             keep_response: self.keep_response.as_ref().is_none_or(|keep| keep.value),
             connect_timeout,
-            headers: self.headers.as_ref().map(|headers| headers.value.clone().into_iter().collect()).unwrap_or_default(),
+            headers: self
+                .headers
+                .as_ref()
+                .map(|headers| headers.value.clone().into_iter().collect())
+                .unwrap_or_default(),
         })
     }
 
     /// The settings of a program; none where a fault was added that leaves none.
     pub(super) fn command(&self, origin: Origin<'_>, faults: &mut Vec<Fault>) -> Option<CommandSettings> {
-        let mut fault = |field: &str, message: String| faults.push(Fault { line: self.line(field), message: format!("{field}: {message}") });
+        let mut fault = |field: &str, message: String| {
+            faults.push(Fault { line: self.line(field), message: format!("{field}: {message}") })
+        };
         let mut pass_env = BTreeMap::new();
         for name in self.pass_env.iter().flat_map(|names| &names.value) {
             match (origin.env)(name) {
@@ -243,14 +255,18 @@ fn name(kind: ExecutorKind) -> &'static str {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration; write 10s or 500ms"))?;
+    let duration =
+        humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration; write 10s or 500ms"))?;
     if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 
 /// Reads the file's form. What the values mean is looked at afterwards.
 pub(super) fn parse(text: &str) -> Result<RawFile, Fault> {
     if text.trim().is_empty() {
-        return Err(Fault { line: 0, message: "is empty; an agents file has the keys providers and agents".to_owned() });
+        return Err(Fault {
+            line: 0,
+            message: "is empty; an agents file has the keys providers and agents".to_owned(),
+        });
     }
     serde_saphyr::from_str(text).map_err(|error| {
         // Without the snippet: the lines around a fault may hold what nobody should read.
@@ -264,11 +280,17 @@ fn words(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error;
     let names = |names: &[&'static str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     match error {
-        Error::SerdeUnknownField { field, expected, .. } => format!("there is no key {field:?} here{}", advice(field, &names(expected))),
-        Error::SerdeUnknownVariant { variant, expected, .. } => format!("{variant:?} is not possible here{}", advice(variant, &names(expected))),
+        Error::SerdeUnknownField { field, expected, .. } => {
+            format!("there is no key {field:?} here{}", advice(field, &names(expected)))
+        }
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            format!("{variant:?} is not possible here{}", advice(variant, &names(expected)))
+        }
         Error::SerdeMissingField { field, .. } => format!("the key {field:?} is missing"),
         // The found value stays out: it may be a key in the wrong place.
-        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => format!("the value is not of the right type; expected {expected}"),
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
+            format!("the value is not of the right type; expected {expected}")
+        }
         other => other.to_string(),
     }
 }

@@ -36,7 +36,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use super::process::{DESCRIPTORS, Group, SHELL, SHELL_NAME, Streams};
 use super::secret::redact;
 use super::text::{Text, repair_surrogates, shorten};
-use super::{ANSWER_OVERHEAD_BYTES, Answer, Executor, JSON_EXPANSION, MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, Outcome, SettingError, Task, failure};
+use super::{
+    ANSWER_OVERHEAD_BYTES, Answer, Executor, JSON_EXPANSION, MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, Outcome, SettingError,
+    Task, failure,
+};
 
 /// What a program sees of the agent's environment, besides what is configured.
 pub const INHERITED_VARIABLES: [&str; 11] =
@@ -83,7 +86,14 @@ pub struct CommandSettings {
 impl CommandSettings {
     /// A program that runs in `folder`, everything else by default.
     pub fn new(program: Vec<String>, folder: impl Into<PathBuf>) -> Self {
-        Self { program, folder: folder.into(), stdout: Stdout::Json, env: BTreeMap::new(), pass_env: BTreeMap::new(), keep_response: true }
+        Self {
+            program,
+            folder: folder.into(),
+            stdout: Stdout::Json,
+            env: BTreeMap::new(),
+            pass_env: BTreeMap::new(),
+            keep_response: true,
+        }
     }
 }
 
@@ -128,7 +138,10 @@ impl Command {
         let mut faults = Vec::new();
         let program = settings.program.first().cloned().unwrap_or_default();
         if program.is_empty() {
-            faults.push(SettingError::new("program", "names no program; give it and its arguments as a list: [./answer, --fast]"));
+            faults.push(SettingError::new(
+                "program",
+                "names no program; give it and its arguments as a list: [./answer, --fast]",
+            ));
         }
         if settings.program.iter().any(|part| part.contains('\0')) {
             faults.push(SettingError::new("program", "has a NUL character"));
@@ -136,17 +149,26 @@ impl Command {
         for (field, variables) in [("env", &settings.env), ("pass_env", &settings.pass_env)] {
             for (name, value) in variables {
                 if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-                    faults.push(SettingError::new(field, format!("{name:?} can't be a variable: its name is empty or has '=', or it has a NUL character")));
+                    faults.push(SettingError::new(
+                        field,
+                        format!(
+                            "{name:?} can't be a variable: its name is empty or has '=', or it has a NUL character"
+                        ),
+                    ));
                 }
                 if name.starts_with("SEMEL_") {
-                    faults.push(SettingError::new(field, format!("{name}: names that start with SEMEL_ are the agent's own; take another")));
+                    faults.push(SettingError::new(
+                        field,
+                        format!("{name}: names that start with SEMEL_ are the agent's own; take another"),
+                    ));
                 }
             }
         }
         if !faults.is_empty() {
             return Err(faults);
         }
-        let label = Path::new(&program).file_name().map_or_else(|| program.clone(), |name| name.to_string_lossy().into_owned());
+        let label =
+            Path::new(&program).file_name().map_or_else(|| program.clone(), |name| name.to_string_lossy().into_owned());
         Ok(Self { settings, label })
     }
 
@@ -156,16 +178,25 @@ impl Command {
         if name.contains('/') {
             let path = self.settings.folder.join(name);
             let path = std::path::absolute(&path).unwrap_or(path);
-            return if is_executable(&path) { Ok(path) } else { Err(format!("there is no program {}, or it may not be executed", path.display())) };
+            return if is_executable(&path) {
+                Ok(path)
+            } else {
+                Err(format!("there is no program {}, or it may not be executed", path.display()))
+            };
         }
-        let search = self.settings.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-        let found = std::env::split_paths(&search).map(|folder| folder.join(name)).find(|path| path.is_absolute() && is_executable(path));
+        let search =
+            self.settings.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        let found = std::env::split_paths(&search)
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_absolute() && is_executable(path));
         found.ok_or_else(|| format!("there is no program {name} in the folders of PATH"))
     }
 
     fn environment(&self, task: &Task) -> Vec<(OsString, OsString)> {
-        let inherited = INHERITED_VARIABLES.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
-        let configured = self.settings.pass_env.iter().chain(&self.settings.env).map(|(name, value)| (name.into(), value.into()));
+        let inherited =
+            INHERITED_VARIABLES.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+        let configured =
+            self.settings.pass_env.iter().chain(&self.settings.env).map(|(name, value)| (name.into(), value.into()));
         let key = &task.key;
         let own = [
             ("SEMEL_NAMESPACE", key.namespace.clone()),
@@ -199,7 +230,10 @@ impl Command {
 
     fn failed(&self, code: String, message: Vec<u8>, retryable: bool) -> Outcome {
         let message = self.clean(message);
-        Outcome::Failure(failure::new(pb::FailureReason::Program, pb::Stage::Run, code, message, retryable), Some(self.served()))
+        Outcome::Failure(
+            failure::new(pb::FailureReason::Program, pb::Stage::Run, code, message, retryable),
+            Some(self.served()),
+        )
     }
 
     fn too_large(&self, size: &str, task: &Task) -> Outcome {
@@ -225,10 +259,14 @@ impl Command {
         };
         let started = Instant::now();
         let arguments = self.settings.program.get(1..).unwrap_or_default();
-        let (mut group, streams) = match Group::spawn(&program, arguments, &self.environment(task), &self.settings.folder) {
-            Ok(spawned) => spawned,
-            Err(error) => return self.misconfigured(&format!("can't be started in {}: {error}", self.settings.folder.display())),
-        };
+        let (mut group, streams) =
+            match Group::spawn(&program, arguments, &self.environment(task), &self.settings.folder) {
+                Ok(spawned) => spawned,
+                Err(error) => {
+                    return self
+                        .misconfigured(&format!("can't be started in {}: {error}", self.settings.folder.display()));
+                }
+            };
         let mut output = Output::default();
         match converse(&mut group, streams, &request, limit, &mut output).await {
             Ok(Ok(status)) => self.judge(status, output, started, task),
@@ -256,7 +294,8 @@ impl Command {
             (Ok(Reply { error: Some(error), .. }), _) => self.reported(error),
             (_, false) => self.ended_badly(status, output.stderr),
             (Err(fault), true) => {
-                let mut message = format!("stdout is not the JSON that is expected: {fault}. stderr ends: ").into_bytes();
+                let mut message =
+                    format!("stdout is not the JSON that is expected: {fault}. stderr ends: ").into_bytes();
                 message.extend_from_slice(&output.stderr);
                 self.failed("0".to_owned(), message, true)
             }
@@ -270,7 +309,11 @@ impl Command {
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => String::new(),
         };
-        let message = if stderr.is_empty() { format!("{} ended with {status} and an empty stderr", self.label).into_bytes() } else { stderr };
+        let message = if stderr.is_empty() {
+            format!("{} ended with {status} and an empty stderr", self.label).into_bytes()
+        } else {
+            stderr
+        };
         self.failed(code, message, true)
     }
 
@@ -302,9 +345,21 @@ impl Command {
             (Some(text), None) => text.0.into(),
             (None, Some(text)) => match BASE64_STANDARD.decode(&text.0) {
                 Ok(bytes) => bytes.into(),
-                Err(error) => return self.failed("0".to_owned(), format!("output_base64 is not base64: {error}").into_bytes(), true),
+                Err(error) => {
+                    return self.failed(
+                        "0".to_owned(),
+                        format!("output_base64 is not base64: {error}").into_bytes(),
+                        true,
+                    );
+                }
             },
-            _ => return self.failed("0".to_owned(), b"stdout has not one of output, output_base64 and error".to_vec(), true),
+            _ => {
+                return self.failed(
+                    "0".to_owned(),
+                    b"stdout has not one of output, output_base64 and error".to_vec(),
+                    true,
+                );
+            }
         };
         if output.len() as u64 > task.max_output_bytes {
             return self.too_large(&format!("{} bytes", output.len()), task);
@@ -315,7 +370,10 @@ impl Command {
             output,
             response: if keep { stdout.into() } else { Bytes::new() },
             finish_reason: text(reply.finish_reason),
-            usage: reply.usage.map(|usage| pb::Usage { prompt_tokens: usage.prompt_tokens, completion_tokens: usage.completion_tokens }),
+            usage: reply.usage.map(|usage| pb::Usage {
+                prompt_tokens: usage.prompt_tokens,
+                completion_tokens: usage.completion_tokens,
+            }),
             served_region: Some(text(reply.served_region)).filter(|region| !region.is_empty()),
             served_model: text(reply.served_model),
             request_id: text(reply.request_id),
@@ -390,7 +448,13 @@ fn request(task: &Task) -> Result<Vec<u8>, String> {
 }
 
 /// Feeds the program and reads it until it ends.
-async fn converse(group: &mut Group, streams: Streams, request: &[u8], limit: u64, output: &mut Output) -> Result<std::io::Result<ExitStatus>, TooLarge> {
+async fn converse(
+    group: &mut Group,
+    streams: Streams,
+    request: &[u8],
+    limit: u64,
+    output: &mut Output,
+) -> Result<std::io::Result<ExitStatus>, TooLarge> {
     let Streams { mut stdin, stdout, stderr } = streams;
     let Output { stdout: printed, first_byte, stderr: errors } = output;
     let feed = async move {
@@ -398,7 +462,8 @@ async fn converse(group: &mut Group, streams: Streams, request: &[u8], limit: u6
         let _ = stdin.write_all(request).await;
         Ok(())
     };
-    let talk = async { tokio::try_join!(feed, read_whole(stdout, limit, printed, first_byte), read_end(stderr, errors)) };
+    let talk =
+        async { tokio::try_join!(feed, read_whole(stdout, limit, printed, first_byte), read_end(stderr, errors)) };
     tokio::pin!(talk);
     tokio::select! {
         talked = &mut talk => {
@@ -414,7 +479,12 @@ async fn converse(group: &mut Group, streams: Streams, request: &[u8], limit: u6
     }
 }
 
-async fn read_whole(mut stream: impl AsyncRead + Unpin, limit: u64, read: &mut Vec<u8>, first_byte: &mut Option<Instant>) -> Result<(), TooLarge> {
+async fn read_whole(
+    mut stream: impl AsyncRead + Unpin,
+    limit: u64,
+    read: &mut Vec<u8>,
+    first_byte: &mut Option<Instant>,
+) -> Result<(), TooLarge> {
     let mut chunk = vec![0; READ_BYTES];
     // A stream that breaks is a stream that ends.
     while let Ok(size @ 1..) = stream.read(&mut chunk).await {

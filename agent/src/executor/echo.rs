@@ -32,7 +32,12 @@ impl Executor for Echo {
             return Outcome::Failure(failure::too_large(&size, task.max_output_bytes, pb::Stage::Result), None);
         }
         // No model served, so none is named.
-        Outcome::Success(Answer { output, finish_reason: "stop".to_owned(), endpoint: "echo".to_owned(), ..Answer::default() })
+        Outcome::Success(Answer {
+            output,
+            finish_reason: "stop".to_owned(),
+            endpoint: "echo".to_owned(),
+            ..Answer::default()
+        })
     }
 }
 

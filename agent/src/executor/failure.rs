@@ -6,10 +6,23 @@ use semel_proto::v1 as pb;
 use super::MAX_ERROR_BYTES;
 
 /// A failed attempt. `message` is cut to [`MAX_ERROR_BYTES`] from its start.
-pub(super) fn new(reason: pb::FailureReason, stage: pb::Stage, code: impl Into<String>, message: impl Into<Bytes>, retryable: bool) -> pb::Failure {
+pub(super) fn new(
+    reason: pb::FailureReason,
+    stage: pb::Stage,
+    code: impl Into<String>,
+    message: impl Into<Bytes>,
+    retryable: bool,
+) -> pb::Failure {
     let mut message = message.into();
     message.truncate(MAX_ERROR_BYTES);
-    pb::Failure { reason: reason.into(), stage: stage.into(), code: code.into(), message, retryable, retry_after_ms: None }
+    pb::Failure {
+        reason: reason.into(),
+        stage: stage.into(),
+        code: code.into(),
+        message,
+        retryable,
+        retry_after_ms: None,
+    }
 }
 
 /// The output is over the limit. Another try would meet the same, so there is none.

@@ -28,11 +28,13 @@ pub(super) struct Message<'a> {
 
 impl<'a> Input<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|error| format!("the leased input is not {{messages, model, parameters}}: {error}"))
+        serde_json::from_slice(bytes)
+            .map_err(|error| format!("the leased input is not {{messages, model, parameters}}: {error}"))
     }
 
     /// The messages, in their order.
     pub(super) fn messages(&self) -> Result<Vec<Message<'a>>, String> {
-        serde_json::from_str(self.messages.get()).map_err(|error| format!("the leased input's messages are not a list of {{role, content}}: {error}"))
+        serde_json::from_str(self.messages.get())
+            .map_err(|error| format!("the leased input's messages are not a list of {{role, content}}: {error}"))
     }
 }

@@ -16,7 +16,10 @@ use self::reply::{ErrorReply, Reading};
 use super::input::Input;
 use super::secret::{KeySource, Secret};
 use super::text::{shorten, with_causes};
-use super::{ANSWER_OVERHEAD_BYTES, Answer, Executor, JSON_EXPANSION, MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, Outcome, SettingError, Task, failure};
+use super::{
+    ANSWER_OVERHEAD_BYTES, Answer, Executor, JSON_EXPANSION, MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, Outcome, SettingError,
+    Task, failure,
+};
 
 mod reply;
 
@@ -128,7 +131,11 @@ impl Endpoint {
 
         let base_url = parse_base_url(&settings.base_url).map_err(|fault| check("base_url", fault)).ok();
         let mut header = |field, name: Option<String>| {
-            name.and_then(|name| HeaderName::from_bytes(name.as_bytes()).map_err(|_| check(field, format!("{name:?} is no name of a header"))).ok())
+            name.and_then(|name| {
+                HeaderName::from_bytes(name.as_bytes())
+                    .map_err(|_| check(field, format!("{name:?} is no name of a header")))
+                    .ok()
+            })
         };
         let key_header = header("key_header", settings.key_header);
         let region_header = header("region_header", settings.region_header);
@@ -144,8 +151,13 @@ impl Endpoint {
         }
         let Some(base_url) = base_url.filter(|_| faults.is_empty()) else { return Err(faults) };
 
-        let client = client(&base_url, headers, settings.connect_timeout).map_err(|fault| vec![SettingError::new("base_url", fault)])?;
-        let address = format!("{}:{}", base_url.host_str().unwrap_or_default(), base_url.port_or_known_default().unwrap_or_default());
+        let client = client(&base_url, headers, settings.connect_timeout)
+            .map_err(|fault| vec![SettingError::new("base_url", fault)])?;
+        let address = format!(
+            "{}:{}",
+            base_url.host_str().unwrap_or_default(),
+            base_url.port_or_known_default().unwrap_or_default()
+        );
         Ok(Self {
             client,
             chat_url: below(&base_url, &["chat", "completions"]),
@@ -217,7 +229,8 @@ impl Endpoint {
         let key = self.key.read().await.map_err(|fault| self.misconfigured(&fault, None))?;
         let key = key.as_ref();
         let started = Instant::now();
-        let request = self.authorized(self.client.post(self.chat_url.clone()), key).headers(call_headers(task)).body(body);
+        let request =
+            self.authorized(self.client.post(self.chat_url.clone()), key).headers(call_headers(task)).body(body);
         let response = request.send().await.map_err(|error| self.unanswered(error, key))?;
         if !response.status().is_success() {
             return Err(Box::new(self.refused(response, key).await));
@@ -228,28 +241,46 @@ impl Endpoint {
     /// What an answer means whose status isn't 2xx.
     async fn refused(&self, response: Response, key: Option<&Secret>) -> Outcome {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = tokio::time::timeout(ERROR_BODY_LIMIT, read_start(response, MAX_ERROR_BYTES)).await.unwrap_or_default();
+        let body =
+            tokio::time::timeout(ERROR_BODY_LIMIT, read_start(response, MAX_ERROR_BYTES)).await.unwrap_or_default();
         let body = key.map_or(body.clone(), |key| key.redact(body));
-        let served = self.served(reply::header(&headers, self.region_header.as_ref()), String::new(), reply::request_id(&headers));
+        let served = self.served(
+            reply::header(&headers, self.region_header.as_ref()),
+            String::new(),
+            reply::request_id(&headers),
+        );
         let reply = ErrorReply::new(status, &headers, body);
         reply.outcome(|words| self.message(words, key), served)
     }
 
-    async fn read_answer(&self, response: Response, task: &Task, key: Option<&Secret>, started: Instant) -> Result<Answer, Box<Outcome>> {
+    async fn read_answer(
+        &self,
+        response: Response,
+        task: &Task,
+        key: Option<&Secret>,
+        started: Instant,
+    ) -> Result<Answer, Box<Outcome>> {
         let headers = response.headers().clone();
         let limit = task.max_output_bytes.saturating_mul(JSON_EXPANSION).saturating_add(ANSWER_OVERHEAD_BYTES);
         let mut region = reply::header(&headers, self.region_header.as_ref());
         let request_id = reply::request_id(&headers);
-        let failed = |failure, region, model| Box::new(Outcome::Failure(failure, Some(self.served(region, model, request_id.clone()))));
+        let failed = |failure, region, model| {
+            Box::new(Outcome::Failure(failure, Some(self.served(region, model, request_id.clone()))))
+        };
 
         let (body, first_byte) = match read_whole(response, limit).await {
             Ok(read) => read,
             Err(Unread::TooLarge) => {
                 let size = format!("a body of more than {limit} bytes");
-                return Err(failed(failure::too_large(&size, task.max_output_bytes, pb::Stage::Run), region, String::new()));
+                return Err(failed(
+                    failure::too_large(&size, task.max_output_bytes, pb::Stage::Run),
+                    region,
+                    String::new(),
+                ));
             }
             Err(Unread::Broken(error)) => {
-                let words = format!("the connection broke in the middle of the answer: {}", with_causes(&error.without_url()));
+                let words =
+                    format!("the connection broke in the middle of the answer: {}", with_causes(&error.without_url()));
                 return Err(failed(self.connection_lost(&words, key), region, String::new()));
             }
         };
@@ -259,16 +290,26 @@ impl Endpoint {
             Reading::Error(status) => {
                 let body = key.map_or(body.clone(), |key| key.redact(body));
                 let reply = ErrorReply::new(status, &headers, body);
-                return Err(Box::new(reply.outcome(|words| self.message(words, key), self.served(region, String::new(), request_id))));
+                return Err(Box::new(
+                    reply.outcome(|words| self.message(words, key), self.served(region, String::new(), request_id)),
+                ));
             }
             Reading::Unreadable(fault) => {
                 let message = self.message(&format!("the answer can't be read: {fault}"), key);
-                return Err(failed(failure::new(pb::FailureReason::BadResponse, pb::Stage::Result, "", message, true), region, String::new()));
+                return Err(failed(
+                    failure::new(pb::FailureReason::BadResponse, pb::Stage::Result, "", message, true),
+                    region,
+                    String::new(),
+                ));
             }
         };
         if chat.output.len() as u64 > task.max_output_bytes {
             let size = format!("{} bytes", chat.output.len());
-            return Err(failed(failure::too_large(&size, task.max_output_bytes, pb::Stage::Result), region, chat.model));
+            return Err(failed(
+                failure::too_large(&size, task.max_output_bytes, pb::Stage::Result),
+                region,
+                chat.model,
+            ));
         }
         let fits = body.len() as u64 <= task.max_output_bytes;
         let keep = self.keep_response && fits && !key.is_some_and(|key| key.is_in(&body));
@@ -329,7 +370,8 @@ impl Executor for OpenAi {
 
 /// The address as configured, if calls can be made below it. Messages don't quote it: it may hold a password.
 fn parse_base_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("is no URL ({error}); one looks like http://127.0.0.1:11434/v1"))?;
+    let url =
+        Url::parse(text).map_err(|error| format!("is no URL ({error}); one looks like http://127.0.0.1:11434/v1"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("starts with {:?}; it must be http or https", url.scheme()));
     }
@@ -346,12 +388,16 @@ fn parse_base_url(text: &str) -> Result<Url, String> {
 }
 
 fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
-    const CARRY_KEYS: [&str; 6] = ["authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"];
+    const CARRY_KEYS: [&str; 6] =
+        ["authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"];
     if CARRY_KEYS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-        return Err(format!("{name} carries a key; give it by key_env or key_file, and its header's name by key_header"));
+        return Err(format!(
+            "{name} carries a key; give it by key_env or key_file, and its header's name by key_header"
+        ));
     }
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no name of a header"))?;
-    let mut value = HeaderValue::from_str(value).map_err(|_| format!("{name}: the value has characters that no header can carry"))?;
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| format!("{name}: the value has characters that no header can carry"))?;
     value.set_sensitive(true);
     Ok((parsed, value))
 }
@@ -511,7 +557,10 @@ mod tests {
     fn a_call_has_the_bytes_of_its_input() {
         let input = br#"{"messages":[{"content":"\u00e4 1.0","role":"user"}],"model":"m","parameters":{"seed":9007199254740993,"temperature":1E-7}}"#;
         let body = String::from_utf8(request_body(input).unwrap()).unwrap();
-        assert_eq!(body, r#"{"model":"m","messages":[{"content":"\u00e4 1.0","role":"user"}],"seed":9007199254740993,"temperature":1E-7}"#);
+        assert_eq!(
+            body,
+            r#"{"model":"m","messages":[{"content":"\u00e4 1.0","role":"user"}],"seed":9007199254740993,"temperature":1E-7}"#
+        );
     }
 
     #[test]
@@ -525,7 +574,10 @@ mod tests {
     #[test]
     fn a_query_of_the_address_is_kept_behind_the_path() {
         let base = Url::parse("https://host/openai/?api-version=1").unwrap();
-        assert_eq!(below(&base, &["chat", "completions"]).as_str(), "https://host/openai/chat/completions?api-version=1");
+        assert_eq!(
+            below(&base, &["chat", "completions"]).as_str(),
+            "https://host/openai/chat/completions?api-version=1"
+        );
     }
 
     #[test]

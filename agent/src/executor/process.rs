@@ -51,7 +51,12 @@ pub(super) struct Streams {
 
 impl Group {
     /// Starts `program` with exactly these arguments and this environment, in `folder`.
-    pub(super) fn spawn(program: &Path, arguments: &[String], environment: &[(OsString, OsString)], folder: &Path) -> io::Result<(Self, Streams)> {
+    pub(super) fn spawn(
+        program: &Path,
+        arguments: &[String],
+        environment: &[(OsString, OsString)],
+        folder: &Path,
+    ) -> io::Result<(Self, Streams)> {
         let (read_end, lifeline) = io::pipe()?;
         // Only the reading end is inherited. Programs that are started at the same moment may inherit it as well;
         // it tells them nothing, and the watcher wakes when the last *writing* end closes.

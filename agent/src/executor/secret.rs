@@ -108,7 +108,9 @@ impl KeySource {
         match self {
             Self::None => Ok(None),
             Self::Value(secret) => Ok(Some(secret.clone())),
-            Self::File(path) => read_file(path).await.map(Some).map_err(|fault| format!("key file {}: {fault}", path.display())),
+            Self::File(path) => {
+                read_file(path).await.map(Some).map_err(|fault| format!("key file {}: {fault}", path.display()))
+            }
         }
     }
 }

@@ -36,7 +36,13 @@ fn runs(pid: u32) -> bool {
 
 /// The process ids that a script wrote to `file`, one a line, once there are `count`.
 async fn pids(file: &Path, count: usize) -> Vec<u32> {
-    let read = || std::fs::read_to_string(file).unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>();
+    let read = || {
+        std::fs::read_to_string(file)
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect::<Vec<u32>>()
+    };
     until("the program starts its children", || read().len() == count).await;
     read()
 }
@@ -51,12 +57,18 @@ fn family(file: &Path) -> String {
 async fn a_program_reads_the_cell_as_json_and_as_variables() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("seen");
-    let text = format!(r#"cat > {}; printf '{{"output":"%s %s %s"}}' "$SEMEL_FENCING_TOKEN" "$SEMEL_QUESTION" "$SEMEL_REPEAT""#, file.display());
+    let text = format!(
+        r#"cat > {}; printf '{{"output":"%s %s %s"}}' "$SEMEL_FENCING_TOKEN" "$SEMEL_QUESTION" "$SEMEL_REPEAT""#,
+        file.display()
+    );
     assert_eq!(answer(run(script(&text, |_| ())).await).output, "9223372036854775807 q 1 3");
     let seen: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(seen["input"]["messages"][1]["content"], "2 + 2?");
     assert_eq!(seen["key"]["job_id"], "job");
-    assert_eq!((&seen["attempt"], &seen["fencing_token"], &seen["remaining_ms"]), (&2.into(), &"9223372036854775807".into(), &60_000.into()));
+    assert_eq!(
+        (&seen["attempt"], &seen["fencing_token"], &seen["remaining_ms"]),
+        (&2.into(), &"9223372036854775807".into(), &60_000.into())
+    );
 }
 
 #[tokio::test]
@@ -64,7 +76,10 @@ async fn everything_that_a_program_says_of_its_answer_is_kept() {
     let said = r#"{"output":"4","finish_reason":"stop","usage":{"prompt_tokens":7},"served_region":"us-east","served_model":"m","request_id":"r"}"#;
     let answer = answer(run(script(&format!("printf %s '{said}'"), |_| ())).await);
     assert_eq!((answer.output.as_ref(), answer.response.as_ref()), (&b"4"[..], said.as_bytes()));
-    assert_eq!((answer.finish_reason.as_str(), answer.served_model.as_str(), answer.request_id.as_str()), ("stop", "m", "r"));
+    assert_eq!(
+        (answer.finish_reason.as_str(), answer.served_model.as_str(), answer.request_id.as_str()),
+        ("stop", "m", "r")
+    );
     assert_eq!(answer.usage, Some(Usage { prompt_tokens: Some(7), completion_tokens: None }));
     assert_eq!((answer.served_region.as_deref(), answer.endpoint.as_str()), (Some("us-east"), "sh"));
     assert!(answer.first_byte.is_some());
@@ -106,21 +121,33 @@ async fn an_exit_status_is_a_failure_that_carries_the_end_of_stderr() {
 
 #[tokio::test]
 async fn an_error_that_a_program_reports_is_what_it_says() {
-    let reported = |error: &str, status: u8| script(&format!("printf %s '{{\"error\":{error}}}'; exit {status}"), |_| ());
+    let reported =
+        |error: &str, status: u8| script(&format!("printf %s '{{\"error\":{error}}}'; exit {status}"), |_| ());
     let failed = failure(run(reported(r#"{"message":"no such city","retryable":false,"code":7}"#, 1)).await);
     assert_eq!((failed.reason(), failed.retryable, failed.code.as_str()), (FailureReason::Program, false, "7"));
     assert_eq!(failed.message, "no such city");
     assert!(failure(run(reported(r#"{"message":"busy"}"#, 0)).await).retryable);
-    assert!(misconfigured(run(reported(r#"{"message":"no licence","misconfigured":true}"#, 0)).await).contains("no licence"));
+    assert!(
+        misconfigured(run(reported(r#"{"message":"no licence","misconfigured":true}"#, 0)).await)
+            .contains("no licence")
+    );
     match run(reported(r#"{"message":"slow","rate_limited":true,"retry_after_ms":1500}"#, 0)).await {
-        Outcome::RateLimited { retry_after, message } => assert_eq!((retry_after, message.as_str()), (Some(Duration::from_millis(1500)), "sh: slow")),
+        Outcome::RateLimited { retry_after, message } => {
+            assert_eq!((retry_after, message.as_str()), (Some(Duration::from_millis(1500)), "sh: slow"))
+        }
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
 async fn what_is_not_the_protocol_is_a_failure_that_says_so() {
-    for (text, words) in [("echo hello", "not the JSON"), ("true", "not the JSON"), ("echo '{}'", "not one of"), (r#"echo '{"output":"","output_base64":""}'"#, "not one of"), (r#"echo '{"output_base64":"?"}'"#, "base64")] {
+    for (text, words) in [
+        ("echo hello", "not the JSON"),
+        ("true", "not the JSON"),
+        ("echo '{}'", "not one of"),
+        (r#"echo '{"output":"","output_base64":""}'"#, "not one of"),
+        (r#"echo '{"output_base64":"?"}'"#, "base64"),
+    ] {
         let failed = failure(run(script(text, |_| ())).await);
         assert_eq!((failed.reason(), failed.retryable), (FailureReason::Program, true), "{text}");
         assert!(String::from_utf8_lossy(&failed.message).contains(words), "{failed:?}");
@@ -148,7 +175,9 @@ async fn a_program_that_is_not_there_or_cannot_start_is_misconfiguration() {
     file("plain", "", 0o644);
     file("orphan", "#!/no/such/interpreter\n", 0o755);
     file("good", "#!/bin/sh\nprintf '{\"output\":\"%s\"}' \"$1$PWD\"\n", 0o755);
-    let command = |program: &str| Command::new(CommandSettings::new(vec![program.to_owned(), "x".to_owned()], folder.path())).unwrap();
+    let command = |program: &str| {
+        Command::new(CommandSettings::new(vec![program.to_owned(), "x".to_owned()], folder.path())).unwrap()
+    };
     for missing in ["./missing", "./plain", "no-such-program-anywhere", "/no/such/program"] {
         assert!(misconfigured(run(command(missing)).await).contains("there is no program"));
         assert!(command(missing).probe().await.unwrap_err().contains("there is no program"));
@@ -177,7 +206,10 @@ async fn a_program_sees_of_the_environment_only_what_it_is_given() {
     let seen = String::from_utf8_lossy(&output);
     // Cargo sets this for each test.
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some() && !seen.contains("CARGO_MANIFEST_DIR"), "{seen}");
-    assert!(seen.contains("GIVEN=one\n") && seen.contains("PROVIDER_KEY=sk-hidden") && seen.contains("PATH="), "{seen}");
+    assert!(
+        seen.contains("GIVEN=one\n") && seen.contains("PROVIDER_KEY=sk-hidden") && seen.contains("PATH="),
+        "{seen}"
+    );
     let failed = failure(run(command("echo wrong key: $PROVIDER_KEY >&2; exit 1")).await);
     assert_eq!(failed.message, "wrong key: [key]\n");
     assert!(!format!("{:?}", command("true")).contains("sk-hidden"));
@@ -216,7 +248,8 @@ async fn a_program_that_waits_for_all_its_children_is_not_kept_by_the_watcher() 
 
 #[tokio::test]
 async fn a_hundred_programs_at_once_are_told_apart_and_all_end() {
-    let calls: Vec<_> = (0..100).map(|number| tokio::spawn(run(raw(&format!("cat >/dev/null; printf {number}"))))).collect();
+    let calls: Vec<_> =
+        (0..100).map(|number| tokio::spawn(run(raw(&format!("cat >/dev/null; printf {number}"))))).collect();
     for (number, call) in calls.into_iter().enumerate() {
         assert_eq!(answer(call.await.unwrap()).output, number.to_string());
     }

@@ -43,7 +43,10 @@ async fn a_file_says_which_agents_run_and_how_each_reaches_its_models() {
     let agents = parsed(GOOD).unwrap();
     let [first, second] = agents.as_slice() else { panic!("{agents:?}") };
     assert_eq!((first.id.as_str(), first.region.as_str(), first.slots, first.prefetch), ("us-east", "us-east", 4, 4));
-    assert_eq!((second.id.as_str(), second.region.as_str(), second.slots, second.prefetch), ("second", "us-east", 2, 0));
+    assert_eq!(
+        (second.id.as_str(), second.region.as_str(), second.slots, second.prefetch),
+        ("second", "us-east", 2, 0)
+    );
     assert_eq!(first.models.keys().collect::<Vec<_>>(), ["mistral-7b", "qwen2.5-1.5b"]);
     assert_eq!(first.models["mistral-7b"].0, "local");
     assert_eq!(first.models["mistral-7b"].1.name(), "openai");
@@ -70,18 +73,31 @@ async fn a_probe_looks_for_the_files_name_of_a_model_then_the_jobs_then_its_id()
 
 #[test]
 fn a_json_file_is_a_yaml_file() {
-    let agents = parsed(r#"{"providers":{"e":{"executor":"echo"}},"agents":[{"region":"r","models":{"m":"e"}}]}"#).unwrap();
+    let agents =
+        parsed(r#"{"providers":{"e":{"executor":"echo"}},"agents":[{"region":"r","models":{"m":"e"}}]}"#).unwrap();
     assert_eq!(agents[0].id, "r");
 }
 
 #[test]
 fn an_unknown_key_has_its_line_and_the_nearest_known_one() {
     let cases = [
-        (GOOD.replace("base_url", "base_ulr"), "agents.yaml:5: there is no key \"base_ulr\" here; did you mean \"base_url\"?"),
-        (GOOD.replace("executor: echo", "executor: ecko"), "agents.yaml:13: \"ecko\" is not possible here; did you mean \"echo\"?"),
+        (
+            GOOD.replace("base_url", "base_ulr"),
+            "agents.yaml:5: there is no key \"base_ulr\" here; did you mean \"base_url\"?",
+        ),
+        (
+            GOOD.replace("executor: echo", "executor: ecko"),
+            "agents.yaml:13: \"ecko\" is not possible here; did you mean \"echo\"?",
+        ),
         (GOOD.replace("slots: 2", "slot: 2"), "agents.yaml:17: there is no key \"slot\" here; did you mean \"slots\"?"),
-        (GOOD.replace("model: \"mistral:7b\"", "name: x"), "agents.yaml:16: there is no key \"name\" here; possible are provider, model"),
-        (GOOD.replace("local, mistral", "locl, mistral"), "agents.yaml:16: model \"qwen2.5-1.5b\": there is no provider \"locl\"; did you mean \"local\"?"),
+        (
+            GOOD.replace("model: \"mistral:7b\"", "name: x"),
+            "agents.yaml:16: there is no key \"name\" here; possible are provider, model",
+        ),
+        (
+            GOOD.replace("local, mistral", "locl, mistral"),
+            "agents.yaml:16: model \"qwen2.5-1.5b\": there is no provider \"locl\"; did you mean \"local\"?",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(faults(&text), expected);
@@ -132,8 +148,8 @@ fn a_key_in_the_file_is_refused_with_advice_and_quoted_nowhere() {
         ("kay: sk-hidden-0", "did you mean \"key\""),
         ("headers: { Authorization: Bearer sk-hidden-0 }", "key_env"),
         ("headers: { x-team: \"sk-hidden-0\\n\" }", "x-team"),
-        ("headers: sk-hidden-0", "not of the right type"),
-        ("connect_timeout: [sk-hidden-0]", "not of the right type"),
+        ("headers: sk-hidden-0", "expected mapping"),
+        ("connect_timeout: [sk-hidden-0]", "expected string"),
     ] {
         let told = faults(&base.replace("LINE", line));
         assert!(told.starts_with("agents.yaml:5: ") && told.contains(advice), "{line}: {told}");
@@ -158,8 +174,12 @@ fn a_file_without_sense_is_refused_with_its_line() {
 fn the_short_forms_have_an_agent_a_region_with_every_model() {
     let regions = ["us-east", "eu-west"].map(str::to_owned);
     let models = [("m".to_owned(), "m:1b".to_owned())];
-    let agents = AgentSpec::openai_everywhere(OpenAiSettings::new("http://127.0.0.1:1/v1"), &regions, &models, 8).unwrap();
-    assert_eq!(agents.iter().map(|agent| (agent.id.as_str(), agent.slots, agent.prefetch)).collect::<Vec<_>>(), [("us-east", 8, 8), ("eu-west", 8, 8)]);
+    let agents =
+        AgentSpec::openai_everywhere(OpenAiSettings::new("http://127.0.0.1:1/v1"), &regions, &models, 8).unwrap();
+    assert_eq!(
+        agents.iter().map(|agent| (agent.id.as_str(), agent.slots, agent.prefetch)).collect::<Vec<_>>(),
+        [("us-east", 8, 8), ("eu-west", 8, 8)]
+    );
     assert_eq!(agents[1].models["m"].1.name(), "openai");
     let faults = AgentSpec::openai_everywhere(OpenAiSettings::new("localhost:1/v1"), &regions, &models, 8).unwrap_err();
     assert!(faults[0].to_string().starts_with("base_url: "), "{faults:?}");
@@ -169,11 +189,18 @@ fn the_short_forms_have_an_agent_a_region_with_every_model() {
 
 #[test]
 fn the_example_files_are_read_without_a_fault() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("examples")).find(|folder| folder.is_dir());
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|folder| folder.join("examples"))
+        .find(|folder| folder.is_dir());
     let files: Vec<_> = std::fs::read_dir(examples.unwrap())
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agents") && name.to_string_lossy().ends_with(".yaml")))
+        .filter(|path| {
+            path.file_name().is_some_and(|name| {
+                name.to_string_lossy().starts_with("agents") && name.to_string_lossy().ends_with(".yaml")
+            })
+        })
         .collect();
     assert!(!files.is_empty());
     for file in files {

@@ -26,7 +26,9 @@ async fn outcome(status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Outc
 }
 
 fn chat(content: &str) -> String {
-    format!(r#"{{"id":"chatcmpl-1","model":"mistral:7b","choices":[{{"message":{{"content":{content}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}}}"#)
+    format!(
+        r#"{{"id":"chatcmpl-1","model":"mistral:7b","choices":[{{"message":{{"content":{content}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}}}"#
+    )
 }
 
 #[tokio::test]
@@ -166,7 +168,11 @@ async fn dropping_a_call_closes_its_connection_whether_or_not_the_answer_began()
 #[tokio::test]
 async fn too_many_requests_closes_a_gate_for_as_long_as_the_provider_asks() {
     let body = r#"{"error":{"message":"slow down"}}"#;
-    for (headers, expected) in [(&["Retry-After: 20"][..], Some(Duration::from_secs(20))), (&["Retry-After: Sun, 06 Nov 1994 08:49:37 GMT"], Some(Duration::ZERO)), (&[], None)] {
+    for (headers, expected) in [
+        (&["Retry-After: 20"][..], Some(Duration::from_secs(20))),
+        (&["Retry-After: Sun, 06 Nov 1994 08:49:37 GMT"], Some(Duration::ZERO)),
+        (&[], None),
+    ] {
         match outcome("429 Too Many Requests", headers, body).await {
             Outcome::RateLimited { retry_after, message } => {
                 assert_eq!(retry_after, expected);
@@ -220,7 +226,11 @@ async fn an_input_that_is_refused_fails_for_good_with_the_providers_body() {
     for status in ["400 Bad Request", "413 Payload Too Large", "422 Unprocessable Entity"] {
         let body = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
         let failure = failure(outcome(status, &[], body).await);
-        assert_eq!((failure.reason(), failure.retryable, failure.stage()), (FailureReason::ProviderRefused, false, Stage::Run), "{status}");
+        assert_eq!(
+            (failure.reason(), failure.retryable, failure.stage()),
+            (FailureReason::ProviderRefused, false, Stage::Run),
+            "{status}"
+        );
         assert_eq!((failure.code.as_str(), failure.message.as_ref()), (&status[..3], body.as_bytes()));
     }
 }
@@ -229,7 +239,11 @@ async fn an_input_that_is_refused_fails_for_good_with_the_providers_body() {
 async fn a_providers_own_trouble_may_be_tried_again_when_it_says() {
     for status in ["408 Timeout", "409 Conflict", "425 Too Early", "500 Error", "503 Unavailable", "529 Overloaded"] {
         let failure = failure(outcome(status, &["Retry-After: 3"], "trouble").await);
-        assert_eq!((failure.reason(), failure.retryable, failure.retry_after_ms), (FailureReason::ProviderError, true, Some(3000)), "{status}");
+        assert_eq!(
+            (failure.reason(), failure.retryable, failure.retry_after_ms),
+            (FailureReason::ProviderError, true, Some(3000)),
+            "{status}"
+        );
         assert_eq!(failure.code, status[..3]);
     }
 }
@@ -253,12 +267,17 @@ async fn a_connection_that_breaks_in_the_middle_may_be_tried_again() {
 
 #[tokio::test]
 async fn an_answer_of_another_form_may_be_tried_again_and_names_its_fault() {
-    for body in ["", "<html>", r#"{"choices":[]}"#, r#"{"choices":[{}]}"#, r#"{"choices":[{"message":{"content":[1]}}]}"#, "[]"] {
+    for body in
+        ["", "<html>", r#"{"choices":[]}"#, r#"{"choices":[{}]}"#, r#"{"choices":[{"message":{"content":[1]}}]}"#, "[]"]
+    {
         let provider = Provider::answering("200 OK", &["x-request-id: r"], body).await;
         match openai(&provider.base_url(), |_| ()).execute(task("hi")).await {
             Outcome::Failure(failure, Some(served)) => {
                 assert_eq!((failure.reason(), failure.retryable), (FailureReason::BadResponse, true), "{body}");
-                assert_eq!((served.request_id.as_str(), served.executor.as_str(), served.region_basis()), ("r", "openai", RegionBasis::Unspecified));
+                assert_eq!(
+                    (served.request_id.as_str(), served.executor.as_str(), served.region_basis()),
+                    ("r", "openai", RegionBasis::Unspecified)
+                );
             }
             other => panic!("{body}: {other:?}"),
         }
@@ -280,7 +299,8 @@ async fn a_key_is_in_no_outcome_even_where_the_provider_quotes_it() {
         let outcome = format!("{:?}", outcome(status, &[&location], &quoted).await);
         assert!(!outcome.contains(KEY) && outcome.contains("[key]"), "{outcome}");
     }
-    let provider = Provider::answering("200 OK", &[], chat("\"4\"").replacen('{', &format!(r#"{{"key":"{KEY}","#), 1)).await;
+    let provider =
+        Provider::answering("200 OK", &[], chat("\"4\"").replacen('{', &format!(r#"{{"key":"{KEY}","#), 1)).await;
     let executor = openai(&provider.base_url(), |_| ());
     assert!(!format!("{executor:?}").contains(KEY));
     assert_eq!(answer(executor.execute(task("hi")).await).response, "");

@@ -6,6 +6,7 @@ pub mod sqlite;
 
 use std::sync::Arc;
 
+use crate::audit::{AuditError, AuditReport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use semel_core::{
@@ -223,4 +224,7 @@ pub trait Store: Send + Sync {
 
     /// The audit log, newest first, before an entry.
     async fn audit_log(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, ReadError>;
+
+    /// Recounts a job from the tables alone, in one snapshot. `None` if there is no such job.
+    async fn audit(&self, job: &JobId) -> Result<Option<AuditReport>, AuditError>;
 }

@@ -10,7 +10,7 @@ mod insert;
 mod load;
 pub mod lock;
 mod read;
-mod rows;
+pub(crate) mod rows;
 mod schema;
 
 use std::{
@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use crate::audit::{AuditError, AuditReport};
 use async_trait::async_trait;
 use semel_core::{
     Committed,
@@ -348,5 +349,9 @@ impl Store for SqliteStore {
     async fn audit_log(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, ReadError> {
         let page = Page { after: before, limit };
         read::audit_log(&mut *self.reader().await?, self.namespace, page).await
+    }
+
+    async fn audit(&self, job: &JobId) -> Result<Option<AuditReport>, AuditError> {
+        crate::audit::audit(&mut *self.reader().await?, self.namespace, job).await
     }
 }

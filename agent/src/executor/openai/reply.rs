@@ -149,9 +149,14 @@ impl ErrorReply {
     /// The status and the provider's words, for people.
     pub(super) fn words(&self) -> String {
         if let (300..=399, Some(location)) = (self.status, &self.location) {
-            return format!("answers {} and sends on to {location}; redirects are not followed: put the right address into base_url", self.status);
+            return format!(
+                "answers {} and sends on to {location}; redirects are not followed: put the right address into base_url",
+                self.status
+            );
         }
-        let said = ["/error/message", "/error", "/message", "/detail"].iter().find_map(|place| self.parsed.pointer(place)?.as_str());
+        let said = ["/error/message", "/error", "/message", "/detail"]
+            .iter()
+            .find_map(|place| self.parsed.pointer(place)?.as_str());
         let said = said.map_or_else(|| String::from_utf8_lossy(&self.body).trim().to_owned(), str::to_owned);
         if said.is_empty() { format!("answers {}", self.status) } else { format!("answers {}: {said}", self.status) }
     }
@@ -168,7 +173,8 @@ impl ErrorReply {
         };
         let words = if self.body.is_empty() { message(&self.words()).into_bytes() } else { self.body };
         let mut failure = failure::new(reason, pb::Stage::Run, self.status.to_string(), words, retryable);
-        failure.retry_after_ms = self.retry_after.filter(|_| retryable).and_then(|after| u64::try_from(after.as_millis()).ok());
+        failure.retry_after_ms =
+            self.retry_after.filter(|_| retryable).and_then(|after| u64::try_from(after.as_millis()).ok());
         Outcome::Failure(failure, Some(served))
     }
 
@@ -211,7 +217,10 @@ pub(super) fn find_model(list: &[u8], model: &str) -> Result<(), String> {
     let Ok(List { data }) = serde_json::from_slice(list) else { return Ok(()) };
     // Ollama takes a name without a tag and lists it with one.
     let latest = format!("{model}:latest");
-    if data.iter().any(|entry| entry.id == model || entry.id == latest || entry.aliases.iter().any(|alias| alias == model)) {
+    if data
+        .iter()
+        .any(|entry| entry.id == model || entry.id == latest || entry.aliases.iter().any(|alias| alias == model))
+    {
         return Ok(());
     }
     if data.is_empty() {
@@ -252,7 +261,9 @@ mod tests {
 
     #[test]
     fn an_answer_keeps_its_text_when_its_usage_makes_no_sense() {
-        let Reading::Chat(chat) = read(br#"{"choices":[{"message":{"content":"ok"}}],"usage":"free"}"#) else { panic!() };
+        let Reading::Chat(chat) = read(br#"{"choices":[{"message":{"content":"ok"}}],"usage":"free"}"#) else {
+            panic!()
+        };
         assert_eq!((chat.output.as_slice(), chat.usage), (&b"ok"[..], None));
     }
 

@@ -1,0 +1,129 @@
+//! `semel audit`: is every number right? Recounted by key, from the tables alone.
+
+mod report;
+
+use std::{io::Write, path::Path};
+
+use anyhow::bail;
+use clap::Args;
+use semel_coordinator::{audit::audit_file, store::DEFAULT_NAMESPACE, store::sqlite::open_read_only};
+use semel_core::id::JobId;
+use semel_proto::v1 as pb;
+use sqlx::Connection;
+
+pub use self::report::Report;
+use crate::{
+    arguments::{OutputArgs, Place},
+    exit::Exit,
+    road::{Jobs, Target, ask, failure},
+    terminal::Out,
+    verbs::{get_job, list},
+};
+
+/// Recount a job from the tables alone, by key: expected, recorded, missing, extra, duplicate
+///
+/// Reads the store's file and nothing else, whether a coordinator runs on it or not, and changes nothing. The exit code is 5
+/// where any number is wrong: a record that no cell asks for, two of one cell, a complete job with a cell missing, or whatever
+/// else breaks a promise. Cells that are missing while the job is open, or because it was cancelled or expired, are shown and are
+/// no difference. With --coordinator, that coordinator recounts from its tables. With --output json: an array with an object
+/// for each job: { job, state, exact, expected, recorded, missing, extra, duplicate, failed, by_axis: [{ model, region,
+/// expected, … }], violations: [text], violations_found }.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  semel audit first\n  semel audit --all --output json")]
+pub struct Arguments {
+    /// The job's id; every job of the store without it.
+    #[arg(conflicts_with = "all")]
+    job: Option<String>,
+    /// Every job of the store.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Audits.
+///
+/// # Errors
+/// There is no such store or job, or it can't be read.
+pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
+    let reports = match place.target()? {
+        Target::Store(store) => {
+            let ids = match &arguments.job {
+                Some(job) => vec![job.clone()],
+                None => job_ids(&store).await?,
+            };
+            let mut reports = Vec::new();
+            for id in ids {
+                reports.push(of_store(&store, &id).await?);
+            }
+            reports
+        }
+        target @ Target::Remote { .. } => {
+            ask(&target, async |mut jobs| {
+                let ids = match &arguments.job {
+                    Some(job) => vec![job.clone()],
+                    None => list::all(jobs.clone()).await?.into_iter().map(|job| job.job_id).collect(),
+                };
+                let mut reports = Vec::new();
+                for id in ids {
+                    reports.push(of_coordinator(&mut jobs, &id).await?);
+                }
+                Ok(reports)
+            })
+            .await?
+        }
+    };
+    say(&reports, arguments.output)?;
+    Ok(if reports.iter().all(Report::is_right) { Exit::Complete } else { Exit::Difference })
+}
+
+fn say(reports: &[Report], output: OutputArgs) -> anyhow::Result<()> {
+    let mut out = Out::new();
+    if output.is_json() {
+        return out.json(&reports.iter().map(Report::as_json).collect::<Vec<_>>());
+    }
+    if reports.is_empty() {
+        out.line("no jobs to audit")?;
+    }
+    for (index, report) in reports.iter().enumerate() {
+        if index > 0 {
+            out.line("")?;
+        }
+        out.line(report.as_text())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Audits a job of a store's file.
+///
+/// # Errors
+/// There is no such store or job, or it can't be read.
+pub async fn of_store(store: &Path, job: &str) -> anyhow::Result<Report> {
+    match audit_file(store, DEFAULT_NAMESPACE, &JobId::new(job)).await? {
+        Some(report) => Ok(Report::of_tables(job, &report)),
+        None => bail!("there is no job {job:?} in {}; `semel audit --all` audits those that are", store.display()),
+    }
+}
+
+/// Has a coordinator audit a job from its tables.
+///
+/// # Errors
+/// There is no such job, or it can't be asked.
+pub async fn of_coordinator(jobs: &mut Jobs, job: &str) -> anyhow::Result<Report> {
+    // The state first: what is recorded after it can't make a complete job look as if it missed a cell.
+    let state = get_job(jobs, job).await?.state();
+    let request = pb::AuditJobRequest { job_id: job.to_owned(), ..Default::default() };
+    let response = jobs.audit_job(request).await.map_err(failure)?.into_inner();
+    Ok(Report::of_response(job, state, response))
+}
+
+/// The jobs of a store's file, oldest first.
+async fn job_ids(store: &Path) -> anyhow::Result<Vec<String>> {
+    let mut tables = open_read_only(store).await?;
+    let ids = sqlx::query_scalar("SELECT job_id FROM jobs WHERE namespace = ? ORDER BY rowid")
+        .bind(DEFAULT_NAMESPACE)
+        .fetch_all(&mut tables)
+        .await;
+    tables.close().await?;
+    Ok(ids?)
+}

@@ -1,0 +1,64 @@
+//! `semel cancel`: ends an open job.
+
+use std::io::Write;
+
+use clap::Args;
+use semel_proto::v1 as pb;
+use serde_json::{Value, json};
+
+use crate::{
+    arguments::OutputArgs,
+    exit::Exit,
+    json, picture,
+    road::{Target, ask, steering_failure},
+    terminal::{Out, shown},
+    verbs::here,
+};
+
+/// End an open job; what is recorded stays, the rest will not run
+///
+/// Again: the same answer. `semel retry JOB --status failed --reopen` opens it again. With --output json: { job: {…},
+/// still_running }.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  semel cancel first --reason 'wrong prompts'")]
+pub struct Arguments {
+    /// The job's id.
+    job: String,
+    /// Why, for the audit log.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Cancels it.
+///
+/// # Errors
+/// There is no such job, or it is complete.
+pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit> {
+    let answer = ask(target, async |mut jobs| {
+        let request = pb::CancelJobRequest {
+            job_id: arguments.job.clone(),
+            reason: arguments.reason.clone(),
+            ..Default::default()
+        };
+        match jobs.cancel_job(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(steering_failure(jobs, &arguments.job, status).await),
+        }
+    })
+    .await?;
+    let job = here(answer.job)?;
+    let mut out = Out::new();
+    if arguments.output.is_json() {
+        out.json(&json!({ "job": Value::Object(json::job(&job)), "still_running": answer.still_running }))?;
+        return Ok(Exit::Complete);
+    }
+    out.line(picture::headline(&job, None))?;
+    if answer.still_running > 0 {
+        out.line(format!("{} calls are not yet known to have stopped; none of them will be recorded", answer.still_running))?;
+    }
+    out.line(format!("to open it again: semel retry {} --status failed --reopen", shown(&picture::quoted(&arguments.job))))?;
+    out.flush()?;
+    Ok(Exit::Complete)
+}

@@ -1,0 +1,127 @@
+//! `semel export`: a job's records as rows that stand alone.
+
+mod rows;
+
+use std::{
+    fs::Permissions,
+    io::{BufWriter, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use semel_proto::v1 as pb;
+
+use self::rows::{Rows, With};
+use crate::{
+    exit::Exit,
+    road::{Jobs, Target, ask, failure},
+    terminal::Out,
+    verbs::retry::CellArgs,
+};
+
+/// Bytes that are gathered before a file is written to.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Write a job's records, one row a cell, in the order of its matrix
+///
+/// Rows stand alone. Their keys, in JSONL and CSV alike: namespace, job, region, model, question, repeat, status (succeeded,
+/// failed, missing), output, output_base64, finish_reason, prompt_tokens, completion_tokens, served_region,
+/// served_region_basis, served_model, request_id, endpoint, executor, waited_ms, ran_ms, first_byte_ms, attempt, agent,
+/// fencing_token (a string), input_digest, output_digest, recorded_at (RFC 3339), failure_reason, failure_stage,
+/// failure_code, failure_retryable, failure_message, failure_message_base64, missing_reason, question_metadata; with
+/// --with-input also input, with --with-response also response and response_base64. An output that is UTF-8 stands in output,
+/// any other in output_base64; the other of the two is null, in CSV empty. Where stdout is a terminal, what it could act on is
+/// written out as escapes.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  semel export first --format csv -o first.csv\n  semel export first --missing | jq -r 'select(.status == \"missing\") | .question'")]
+pub struct Arguments {
+    /// The job's id.
+    job: String,
+    /// How rows are written.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// One row more for each cell that has no record, with the reason.
+    #[arg(long)]
+    missing: bool,
+    /// With the frozen input of each cell.
+    #[arg(long)]
+    with_input: bool,
+    /// With the provider's body as received, where it was kept.
+    #[arg(long)]
+    with_response: bool,
+    /// In CSV: a ' before values that a spreadsheet would take for a formula.
+    #[arg(long)]
+    spreadsheet_safe: bool,
+    #[command(flatten)]
+    cells: CellArgs,
+    /// Write here, whole or not at all, in place of stdout.
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+    /// RFC 4180, with a line of headers.
+    Csv,
+}
+
+/// Exports.
+///
+/// # Errors
+/// There is no such job, it can't be read, or the rows can't be written.
+pub async fn run(arguments: Arguments, target: &Target) -> anyhow::Result<Exit> {
+    let request = pb::ExportJobRequest {
+        job_id: arguments.job.clone(),
+        filter: Some(arguments.cells.clone().into()),
+        missing: arguments.missing,
+        with_response: arguments.with_response,
+        with_input: arguments.with_input,
+        ..Default::default()
+    };
+    ask(target, async |jobs| match arguments.file.as_deref().filter(|file| *file != Path::new("-")) {
+        Some(file) => to_file(jobs, request, &arguments, file).await,
+        None => {
+            let out = Out::new();
+            let is_shown = out.is_terminal();
+            write(jobs, request, rows(&arguments, out, is_shown)).await.map(drop)
+        }
+    })
+    .await?;
+    Ok(Exit::Complete)
+}
+
+fn rows<W: Write>(arguments: &Arguments, out: W, is_shown: bool) -> Rows<W> {
+    let with = With { input: arguments.with_input, response: arguments.with_response };
+    Rows::new(arguments.format, with, arguments.spreadsheet_safe, is_shown, out)
+}
+
+/// Writes beside the file first and puts it in its place when it is whole and synced.
+async fn to_file(jobs: Jobs, request: pb::ExportJobRequest, arguments: &Arguments, file: &Path) -> anyhow::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let naming = || format!("writing {}", file.display());
+    // The file's own mode is what the umask leaves, as of any file that a person writes.
+    let scratch = tempfile::Builder::new()
+        .prefix(".semel-export-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .with_context(naming)?;
+    let rows = rows(arguments, BufWriter::with_capacity(BUFFER_BYTES, scratch), false);
+    let scratch = write(jobs, request, rows).await?.into_inner().map_err(|error| error.into_error()).with_context(naming)?;
+    scratch.as_file().sync_all().with_context(naming)?;
+    scratch.persist(file).map_err(|error| error.error).with_context(naming)?;
+    Ok(())
+}
+
+async fn write<W: Write>(mut jobs: Jobs, request: pb::ExportJobRequest, mut rows: Rows<W>) -> anyhow::Result<W> {
+    let mut stream = jobs.export_job(request).await.map_err(failure)?.into_inner();
+    while let Some(row) = stream.message().await.map_err(failure)? {
+        rows.write(&row)?;
+    }
+    rows.finish()
+}

@@ -1,0 +1,106 @@
+//! `semel retry`: recorded cells run again.
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+use semel_proto::v1 as pb;
+use serde_json::{Value, json};
+
+use crate::{
+    arguments::OutputArgs,
+    exit::Exit,
+    json, picture,
+    road::{Target, ask, steering_failure},
+    terminal::Out,
+    verbs::here,
+};
+
+/// Run recorded cells again, with the same frozen input
+///
+/// Their records move, whole, to the history. An axis that isn't named takes all; one may be named several times. The
+/// cells wait for agents: `semel run` with the same job file runs them. With --output json: { job: {…}, retried }.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  semel retry first --status failed\n  semel retry first --status succeeded --model smollm2-hot --region us-east")]
+pub struct Arguments {
+    /// The job's id.
+    job: String,
+    /// Which records.
+    #[arg(long, value_enum)]
+    status: Status,
+    #[command(flatten)]
+    cells: CellArgs,
+    /// Open a cancelled or expired job again.
+    #[arg(long)]
+    reopen: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The status of records.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Status {
+    /// Those that failed.
+    Failed,
+    /// Those that succeeded.
+    Succeeded,
+}
+
+/// Chooses cells by their axes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CellArgs {
+    /// Only cells of this model.
+    #[arg(long = "model", value_name = "ID")]
+    models: Vec<String>,
+    /// Only cells of this region.
+    #[arg(long = "region", value_name = "ID")]
+    regions: Vec<String>,
+    /// Only cells of this question.
+    #[arg(long = "question", value_name = "ID")]
+    questions: Vec<String>,
+    /// Only this sample, from 0.
+    #[arg(long = "repeat", value_name = "N")]
+    repeats: Vec<u32>,
+}
+
+impl From<CellArgs> for pb::CellFilter {
+    fn from(cells: CellArgs) -> Self {
+        let CellArgs { models, regions, questions, repeats } = cells;
+        Self { regions, models, questions, repeats }
+    }
+}
+
+/// Sends them back.
+///
+/// # Errors
+/// There is no such job, it is closed, or an axis has no such id.
+pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit> {
+    let status = match arguments.status {
+        Status::Failed => pb::ExecutionStatus::Failed,
+        Status::Succeeded => pb::ExecutionStatus::Succeeded,
+    };
+    let answer = ask(target, async |mut jobs| {
+        let request = pb::RetryJobRequest {
+            job_id: arguments.job.clone(),
+            status: status.into(),
+            filter: Some(arguments.cells.clone().into()),
+            reopen: arguments.reopen,
+            ..Default::default()
+        };
+        match jobs.retry_job(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(steering_failure(jobs, &arguments.job, status).await),
+        }
+    })
+    .await?;
+    let job = here(answer.job)?;
+    let mut out = Out::new();
+    if arguments.output.is_json() {
+        out.json(&json!({ "job": Value::Object(json::job(&job)), "retried": answer.retried }))?;
+        return Ok(Exit::Complete);
+    }
+    let cells = if answer.retried == 1 { "cell runs" } else { "cells run" };
+    out.line(format!("{} {cells} again; the old records are in the history", answer.retried))?;
+    out.line(picture::headline(&job, None))?;
+    out.flush()?;
+    Ok(Exit::Complete)
+}

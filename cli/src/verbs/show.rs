@@ -1,0 +1,106 @@
+//! `semel show`: a job, or one cell whole.
+
+mod cell;
+
+use std::io::Write;
+
+use clap::Args;
+use semel_proto::v1 as pb;
+use serde_json::Value;
+
+use crate::{
+    arguments::{OutputArgs, Place},
+    exit::Exit,
+    json, picture,
+    road::{ask, failure},
+    terminal::Out,
+    verbs::get_job,
+    words,
+};
+
+/// Show a job: its counts and its matrix; or one cell of it whole
+///
+/// With --region, --model and --question one cell: its input, its answer, who served it, usage, times, and every attempt
+/// that did not go well, or why it waits. With --output json: the job as in `list`, with by_axis: [{ model, region, expected,
+/// recorded, failed, leased, pending, not_run }]; of a cell: { input, input_digest, execution: {…} or null, wait_reason,
+/// wait_detail, attempts: [{…}] }.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  semel show first\n  semel show first --region us-east --model smollm2-hot --question capital")]
+pub struct Arguments {
+    /// The job's id.
+    job: String,
+    /// Of one cell: its region.
+    #[arg(long, value_name = "ID", requires_all = ["model", "question"])]
+    region: Option<String>,
+    /// Of one cell: its model.
+    #[arg(long, value_name = "ID", requires_all = ["region", "question"])]
+    model: Option<String>,
+    /// Of one cell: its question.
+    #[arg(long, value_name = "ID", requires_all = ["region", "model"])]
+    question: Option<String>,
+    /// Of one cell: its sample, from 0.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    repeat: u32,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Arguments {
+    fn key(&self) -> Option<pb::ExecutionKey> {
+        Some(pb::ExecutionKey {
+            job_id: self.job.clone(),
+            region: self.region.clone()?,
+            model: self.model.clone()?,
+            question: self.question.clone()?,
+            repeat: self.repeat,
+            ..Default::default()
+        })
+    }
+}
+
+/// Shows it.
+///
+/// # Errors
+/// There is no such job or cell, or it can't be asked.
+pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
+    let target = place.target()?;
+    let mut out = Out::new();
+    if let Some(key) = arguments.key() {
+        let request = pb::GetExecutionRequest { key: Some(key.clone()) };
+        let answer = ask(&target, async |mut jobs| {
+            Ok(jobs.get_execution(request).await.map_err(failure)?.into_inner())
+        })
+        .await?;
+        if arguments.output.is_json() {
+            out.json(&cell::as_json(&answer))?;
+        } else {
+            out.line(cell::as_text(&key, &answer))?;
+        }
+    } else {
+        let job = ask(&target, async |mut jobs| get_job(&mut jobs, &arguments.job).await).await?;
+        if arguments.output.is_json() {
+            out.json(&Value::Object(json::job(&job)))?;
+        } else {
+            out.line(as_text(&job))?;
+        }
+    }
+    out.flush()?;
+    Ok(Exit::Complete)
+}
+
+fn as_text(job: &pb::Job) -> String {
+    let mut lines = picture::lines(job, &[], None);
+    let times = [
+        ("submitted", &job.submitted_at),
+        ("deadline", &job.deadline_at),
+        ("completed", &job.completed_at),
+        ("closed", &job.closed_at),
+    ];
+    for (what, time) in times {
+        if let Some(time) = time.as_ref().and_then(words::time) {
+            lines.push(format!("{what:<9}  {time}"));
+        }
+    }
+    lines.push(format!("digest     {}", words::hex(&job.spec_digest)));
+    lines.join("\n")
+}

@@ -1,0 +1,98 @@
+//! The contract's values as this program writes them.
+
+use semel_proto::v1 as pb;
+
+/// The name of an enum's value without its prefix, in lower case: `JOB_STATE_OPEN` is `open`.
+fn short(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+}
+
+/// `open`, `complete`, `cancelled`, `expired`.
+pub fn state(state: pb::JobState) -> String {
+    short(state.as_str_name(), "JOB_STATE_")
+}
+
+/// `succeeded`, `failed`.
+pub fn status(status: pb::ExecutionStatus) -> String {
+    short(status.as_str_name(), "EXECUTION_STATUS_")
+}
+
+/// `no_agent_in_region`, `backoff` …
+pub fn wait_reason(reason: pb::WaitReason) -> String {
+    short(reason.as_str_name(), "WAIT_REASON_")
+}
+
+/// `provider_error`, `run_timeout` …
+pub fn failure_reason(reason: pb::FailureReason) -> String {
+    short(reason.as_str_name(), "FAILURE_REASON_")
+}
+
+/// `leased`, `connect`, `run`, `result`, `record`; none where it wasn't said.
+pub fn stage(stage: pb::Stage) -> Option<String> {
+    (stage != pb::Stage::Unspecified).then(|| short(stage.as_str_name(), "STAGE_"))
+}
+
+/// `reported`, `certificate`, `configured`.
+pub fn region_basis(basis: pb::RegionBasis) -> String {
+    short(basis.as_str_name(), "REGION_BASIS_")
+}
+
+/// `failed`, `lost`, `fenced`, `replaced`, `released`, `closed`.
+pub fn attempt_kind(kind: pb::AttemptKind) -> String {
+    short(kind.as_str_name(), "ATTEMPT_KIND_")
+}
+
+/// `lease_lost`, `job_cancelled` …; none where there is nothing to say.
+pub fn receipt_reason(reason: pb::ReceiptReason) -> Option<String> {
+    (reason != pb::ReceiptReason::Unspecified).then(|| short(reason.as_str_name(), "RECEIPT_REASON_"))
+}
+
+/// Why a cell waits, as a person says it.
+pub fn waits_because(reason: pb::WaitReason) -> &'static str {
+    match reason {
+        pb::WaitReason::Unspecified => "not said",
+        pb::WaitReason::JobClosed => "the job is closed: they will not run",
+        pb::WaitReason::Paused => "the job is paused",
+        pb::WaitReason::NoAgentInRegion => "no agent of this region is connected",
+        pb::WaitReason::NoAgentWithModel => "no agent of this region serves this model",
+        pb::WaitReason::AgentMisconfigured => "the agent can't reach the model",
+        pb::WaitReason::Draining => "the agents are draining",
+        pb::WaitReason::GateClosed => "the provider limits the rate",
+        pb::WaitReason::Backoff => "a failed attempt waits before the next",
+        pb::WaitReason::CapFull => "a cap is reached",
+        pb::WaitReason::WaitsToRunAlone => "must run alone on its agent",
+        pb::WaitReason::NoFreeSlot => "every slot is busy",
+        pb::WaitReason::Leased => "an agent has them",
+    }
+}
+
+/// A time as RFC 3339, in UTC, to the millisecond.
+pub fn time(time: &prost_types::Timestamp) -> Option<String> {
+    let time = jiff::Timestamp::new(time.seconds, time.nanos).ok()?;
+    Some(format!("{time:.3}"))
+}
+
+/// Bytes in hex, as digests are shown.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_said_without_their_prefix() {
+        assert_eq!(state(pb::JobState::Complete), "complete");
+        assert_eq!(wait_reason(pb::WaitReason::NoAgentInRegion), "no_agent_in_region");
+        assert_eq!(stage(pb::Stage::Unspecified), None);
+        assert_eq!(stage(pb::Stage::Run).as_deref(), Some("run"));
+    }
+
+    #[test]
+    fn times_are_rfc_3339_in_utc_to_the_millisecond() {
+        let at = prost_types::Timestamp { seconds: 1_767_225_600, nanos: 12_000_000 };
+        assert_eq!(time(&at).as_deref(), Some("2026-01-01T00:00:00.012Z"));
+        assert_eq!(hex(&[0, 171]), "00ab");
+    }
+}

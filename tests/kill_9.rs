@@ -1,0 +1,105 @@
+//! `semel run` killed with -9 in the middle, over and over: nothing is lost, doubled or stuck.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use common::{
+    Started, incident,
+    provider::{Behaviour, Provider},
+    run, semel, wait_until,
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use sqlx::{ConnectOptions, Connection, Row, sqlite::SqliteConnectOptions};
+
+const KILLS: usize = 20;
+const SLOTS: usize = 4;
+const REGIONS: usize = 3;
+
+/// Every column of every record, by key.
+async fn records(store: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut connection = SqliteConnectOptions::new().filename(store).read_only(true).connect().await.expect("opens");
+    let rows = sqlx::query(
+        "select region || '/' || model || '/' || question || '/' || repeat as cell, status, attempt, fencing_token,
+                agent_id, recorded_at, output from executions",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("reads");
+    connection.close().await.expect("closes");
+    let row = |row: &sqlx::sqlite::SqliteRow| {
+        let numbers = ["attempt", "fencing_token", "recorded_at"].map(|c| row.get::<i64, _>(c).to_be_bytes());
+        let mut bytes = row.get::<String, _>("status").into_bytes();
+        bytes.extend(numbers.concat());
+        bytes.extend(row.get::<String, _>("agent_id").into_bytes());
+        bytes.extend(row.get::<Vec<u8>, _>("output"));
+        (row.get::<String, _>("cell"), bytes)
+    };
+    rows.iter().map(row).collect()
+}
+
+/// Issue "the main job", point 2: 72 rows, all succeeded at the default attempts, each key once; rows
+/// that were there before a kill unchanged to the byte; at most 72 calls and what was in flight at the kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_killed_twenty_times_ends_with_72_rows_each_once() {
+    let seed: u64 = std::env::var("SEMEL_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("repeat with SEMEL_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("job.yaml"), incident("incident", "")).expect("writes");
+    let provider = Provider::start(Behaviour { delay: Duration::from_millis(400), ..Behaviour::default() });
+    let url = provider.url();
+    let slots = SLOTS.to_string();
+    let arguments = ["run", "job.yaml", "--openai", &url, "--slots", &slots, "--store", "s.db"];
+    let store = folder.path().join("s.db");
+
+    let mut before = BTreeMap::new();
+    let mut in_flight = 0;
+    for kill in 0..KILLS {
+        let calls = provider.calls();
+        let mut child = semel(folder.path(), &arguments);
+        let child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        let mut child = Started(child);
+        // Half of the kills hit the start, the others the work.
+        let moment = Duration::from_millis(random.random_range(0..600));
+        let begun = Instant::now();
+        let early = kill % 2 == 0;
+        wait_until("the moment of the kill", Duration::from_secs(30), || {
+            (begun.elapsed() >= moment && (early || provider.calls() > calls)) || ended(&mut child)
+        });
+        in_flight += provider.running();
+        child.kill();
+        if store.exists() {
+            let now = records(&store).await;
+            for (key, row) in &before {
+                assert_eq!(now.get(key), Some(row), "kill {kill}: the record of {key} changed");
+            }
+            before = now;
+        }
+    }
+
+    let output = run(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let after = records(&store).await;
+    assert_eq!(after.len(), 72, "72 rows, each key once");
+    for (key, row) in &before {
+        assert_eq!(after.get(key), Some(row), "the record of {key} changed");
+    }
+    assert!(after.values().all(|row| row.starts_with(b"succeeded")), "all succeeded");
+    let (calls, bound) = (provider.calls(), 72 + in_flight);
+    println!("{KILLS} kills: {calls} calls, {in_flight} were in flight at the kills");
+    assert!(calls <= bound, "{calls} calls, where at most {bound} can be explained");
+    assert_eq!(run(folder.path(), &["audit", "incident", "--store", "s.db"]).status.code(), Some(0));
+    let again = run(folder.path(), &arguments);
+    assert_eq!((again.status.code(), provider.calls()), (Some(0), calls), "the same command again runs nothing");
+    assert!(SLOTS * REGIONS * KILLS >= in_flight, "no more than the slots were in flight");
+}
+
+fn ended(child: &mut Started) -> bool {
+    child.0.try_wait().expect("a child of ours").is_some()
+}
