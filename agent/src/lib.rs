@@ -30,7 +30,7 @@ use config::AgentSpec;
 use models::Models;
 use slots::Slots;
 use spool::Spool;
-use stream::{Coordinator, Driver, End, Event, Parts};
+use stream::{Coordinator, Driver, End, Parts};
 
 pub use models::{PROBE_BACKOFF_MAX, PROBE_BACKOFF_MIN, PROBE_LIMIT, WARM_FOR};
 pub use slots::{DEFAULT_MAX_OUTPUT_BYTES, MAX_ERROR_BYTES};
@@ -38,6 +38,9 @@ pub use spool::{DEFAULT_LIMIT_BYTES as DEFAULT_SPOOL_LIMIT_BYTES, SpoolError};
 
 /// The version of the protocol that this agent speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
+/// Events that may wait for the session's thread, beside one for each slot and each model. Beyond it
+/// executions wait before they tell their end.
+pub const EVENT_QUEUE: usize = 64;
 /// How long running executions may finish after a shutdown, by default.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
@@ -119,17 +122,13 @@ pub enum Ended {
 /// at the first contact (wrong token, unknown namespace, another protocol).
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> anyhow::Result<Ended> {
     let coordinator = Coordinator::new(&config.coordinator, &config.token)?;
-    let (tell, events) = mpsc::unbounded_channel();
+    let room = EVENT_QUEUE + config.spec.models.len() + config.spec.slots as usize;
+    let (tell, events) = mpsc::channel(room);
     let abandoned = CancellationToken::new();
     let _abandon_on_drop = abandoned.clone().drop_guard();
 
-    let (folder, limit_bytes, on_room) = (config.spool.clone(), config.spool_limit_bytes, tell.clone());
-    let open = move || {
-        Spool::open(&folder, limit_bytes, move |has_room| {
-            // Nobody listens any more once the session has ended.
-            let _ = on_room.send(Event::SpoolRoom(has_room));
-        })
-    };
+    let (folder, limit_bytes) = (config.spool.clone(), config.spool_limit_bytes);
+    let open = move || Spool::open(&folder, limit_bytes);
     let (spool, recovered) = tokio::task::spawn_blocking(open).await??;
     let spool = Arc::new(spool);
     tracing::info!(

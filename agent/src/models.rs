@@ -73,13 +73,13 @@ impl Model {
 #[derive(Clone)]
 pub(crate) struct Models {
     by_id: Arc<BTreeMap<String, Arc<Model>>>,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::Sender<Event>,
     ended: CancellationToken,
 }
 
 impl Models {
     /// The models of `spec`; changes go to `events` until `ended`.
-    pub fn new(spec: &AgentSpec, events: mpsc::UnboundedSender<Event>, ended: CancellationToken) -> Self {
+    pub fn new(spec: &AgentSpec, events: mpsc::Sender<Event>, ended: CancellationToken) -> Self {
         let model = |(id, (provider, executor)): (&String, &(String, Arc<dyn Executor>))| {
             let model = Model {
                 id: id.clone(),
@@ -119,19 +119,24 @@ impl Models {
                 (model, answer)
             });
         }
+        let mut failed = Vec::new();
         while let Some(probe) = probes.join_next().await {
             match probe {
                 Ok((_, Ok(()))) => {}
-                Ok((model, Err(message))) => self.has_trouble(&model, &message),
+                Ok((model, Err(message))) => failed.push((model, message)),
                 Err(error) => tracing::error!(%error, "a probe ended by itself"),
             }
+        }
+        // Only now: the queue of events has room for one of each model before anyone reads it.
+        for (model, message) in failed {
+            self.has_trouble(&model, &message).await;
         }
     }
 
     /// The model can't be reached: says so, and probes until it can.
-    pub fn has_trouble(&self, model: &Arc<Model>, message: &str) {
+    pub async fn has_trouble(&self, model: &Arc<Model>, message: &str) {
         model.set_trouble(Some(message.to_owned()));
-        self.tell(model, false, message);
+        self.tell(model, false, message).await;
         if !model.is_probed.swap(true, Ordering::AcqRel) {
             tracing::warn!(model = model.id, "a model can't be reached; probing it");
             tokio::spawn(self.clone().probe_until_ready(Arc::clone(model)));
@@ -159,7 +164,7 @@ impl Models {
                 Ok(()) => break,
                 Err(message) => {
                     model.set_trouble(Some(message.clone()));
-                    self.tell(&model, false, &message);
+                    self.tell(&model, false, &message).await;
                 }
             }
         }
@@ -167,12 +172,12 @@ impl Models {
         // In this order, so that trouble that comes in between starts a probe of its own.
         model.is_probed.store(false, Ordering::Release);
         model.set_trouble(None);
-        self.tell(&model, true, "");
+        self.tell(&model, true, "").await;
     }
 
-    fn tell(&self, model: &Model, ready: bool, message: &str) {
+    async fn tell(&self, model: &Model, ready: bool, message: &str) {
         let event = Event::ModelState { id: model.id.clone(), ready, message: message.to_owned() };
         // Nobody listens any more once the session has ended.
-        let _ = self.events.send(event);
+        let _ = self.events.send(event).await;
     }
 }

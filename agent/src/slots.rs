@@ -54,11 +54,11 @@ struct Site {
     keep_response: bool,
     models: Models,
     limits: Limits,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Slots {
-    pub fn new(runtime: Handle, spec: &AgentSpec, models: Models, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub fn new(runtime: Handle, spec: &AgentSpec, models: Models, events: mpsc::Sender<Event>) -> Self {
         let site = Site {
             region: spec.region.clone(),
             keep_response: spec.keep_response,
@@ -116,14 +116,16 @@ struct Run {
 
 /// How an execution ended.
 enum End {
-    Report(pb::Report),
+    Report(SharedReport),
     Release(ReleaseReason, String),
 }
 
 impl Run {
     async fn run(mut self) {
         let end = self.execute().await;
-        self.tell(end);
+        let event = self.event(end);
+        // Nobody listens any more once the session has ended.
+        let _ = self.site.events.send(event).await;
     }
 
     async fn execute(&self) -> End {
@@ -148,27 +150,27 @@ impl Run {
             max_output_bytes: self.max_output_bytes(),
         };
         match tokio::time::timeout(timeout, model.executor.execute(task)).await {
-            Ok(outcome) => self.judge(&model, outcome),
+            Ok(outcome) => self.judge(&model, outcome).await,
             Err(_) => {
                 let failure = timed_out(warm, timeout_ms);
-                End::Report(self.failed(&model, failure, None))
+                End::Report(self.failed(&model, failure, None).into())
             }
         }
     }
 
-    fn judge(&self, model: &Arc<Model>, outcome: Outcome) -> End {
+    async fn judge(&self, model: &Arc<Model>, outcome: Outcome) -> End {
         match outcome {
             Outcome::Success(answer) => {
                 model.has_answered();
-                End::Report(self.succeeded(model, answer))
+                End::Report(self.succeeded(model, answer).into())
             }
-            Outcome::Failure(failure, served) => End::Report(self.failed(model, failure, served)),
+            Outcome::Failure(failure, served) => End::Report(self.failed(model, failure, served).into()),
             Outcome::RateLimited { retry_after, message } => {
                 let retry_after_ms = retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
                 End::Release(ReleaseReason::RateLimited { retry_after_ms }, message)
             }
             Outcome::Misconfigured { message } => {
-                self.site.models.has_trouble(model, &message);
+                self.site.models.has_trouble(model, &message).await;
                 End::Release(ReleaseReason::Misconfigured, message)
             }
         }
@@ -239,15 +241,13 @@ impl Run {
         self.site.limits.max_output_bytes.load(Ordering::Relaxed)
     }
 
-    fn tell(&mut self, end: End) {
+    fn event(&mut self, end: End) -> Event {
         self.ended = true;
         let token = self.token.clone();
-        let event = match end {
-            End::Report(report) => Event::Finished { token, report: SharedReport::new(report) },
+        match end {
+            End::Report(report) => Event::Finished { token, report },
             End::Release(reason, message) => Event::Released { token, reason, message },
-        };
-        // Nobody listens any more once the session has ended.
-        let _ = self.site.events.send(event);
+        }
     }
 }
 
@@ -270,7 +270,11 @@ impl Drop for Run {
             ..pb::Served::default()
         };
         let report = self.report(served, pb::report::Outcome::Failure(failure));
-        self.tell(End::Report(report));
+        let event = self.event(End::Report(report.into()));
+        let events = self.site.events.clone();
+        tokio::spawn(async move {
+            let _ = events.send(event).await;
+        });
     }
 }
 

@@ -11,9 +11,10 @@
 mod folder;
 mod frame;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,74 +62,16 @@ pub(crate) type RecoveredReport = Recovered<Bytes, SharedReport>;
 
 /// The spool of a running agent. Dropping it writes what is left and ends its thread.
 pub(crate) struct Spool {
-    commands: Option<mpsc::Sender<Command>>,
+    shared: Arc<Shared>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-enum Command {
-    Keep { token: Bytes, fencing: u64, report: SharedReport },
-    Forget { token: Bytes },
-}
-
-impl Spool {
-    /// Locks and reads `folder`, making it if need be, and starts its thread. Gives the results
-    /// that wait in it. `on_room` is called, from that thread, when the room for results ends or
-    /// is back.
-    ///
-    /// # Errors
-    /// Another process has the folder, or the system refuses to make, lock or read it.
-    pub fn open(
-        folder: &Path,
-        limit_bytes: u64,
-        on_room: impl Fn(bool) + Send + 'static,
-    ) -> Result<(Self, Vec<RecoveredReport>), SpoolError> {
-        let (folder, recovered) = Folder::open(folder)?;
-        let (commands, inbox) = mpsc::channel();
-        let writer = Writer {
-            folder,
-            waiting: VecDeque::new(),
-            first_waiting: 0,
-            waiting_by_token: BTreeMap::new(),
-            waiting_bytes: 0,
-            limit_bytes,
-            has_room: true,
-            failing: false,
-            on_room: Box::new(on_room),
-        };
-        let thread = thread::Builder::new()
-            .name("semel-spool".to_owned())
-            .spawn(move || writer.run(&inbox))
-            .map_err(|error| SpoolError::Io { folder: PathBuf::new(), what: "starting its thread", error })?;
-        let spool = Self { commands: Some(commands), thread: Some(thread) };
-        Ok((spool, recovered))
-    }
-
-    /// Keeps a result until its receipt. Written and synced soon, together with others.
-    pub fn keep(&self, token: Bytes, fencing: u64, report: SharedReport) {
-        self.send(Command::Keep { token, fencing, report });
-    }
-
-    /// The receipt is here.
-    pub fn forget(&self, token: Bytes) {
-        self.send(Command::Forget { token });
-    }
-
-    fn send(&self, command: Command) {
-        let sent = self.commands.as_ref().is_some_and(|commands| commands.send(command).is_ok());
-        // The thread ends with the sender only; anything else is a panic there, already logged.
-        assert!(sent, "the spool's thread has ended");
-    }
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        self.commands = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the spool's thread panicked; its last results may not be on disk");
-        }
-    }
+/// What both sides of the spool see. The lock is never held across a write, so that the session's
+/// thread doesn't wait for the disk.
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    has_room: AtomicBool,
 }
 
 /// A result that is not on disk yet.
@@ -139,129 +82,211 @@ struct Waiting {
     bytes: u64,
 }
 
-/// The spool's thread.
-struct Writer {
-    folder: Folder,
-    /// By order of arrival; `None` was forgotten before it was written.
-    waiting: VecDeque<Option<Waiting>>,
-    /// How many left `waiting` so far: the place of its front among all that ever waited.
-    first_waiting: u64,
-    /// The place of each waiting result among all that ever waited.
-    waiting_by_token: BTreeMap<Bytes, u64>,
+/// What is to be written. Bounded: results by the spool's limit (over it no lease is taken), and
+/// what is forgotten by the results on disk.
+struct State {
+    /// By order of arrival.
+    waiting: BTreeMap<u64, Waiting>,
+    /// The place in `waiting` of each token.
+    places: BTreeMap<Bytes, u64>,
+    next_place: u64,
     waiting_bytes: u64,
+    /// Receipts of results that are on disk or being written.
+    forgotten: Vec<Bytes>,
+    disk_bytes: u64,
     limit_bytes: u64,
-    has_room: bool,
+    /// The last write failed.
     failing: bool,
-    on_room: Box<dyn Fn(bool) + Send>,
+    closed: bool,
 }
 
-impl Writer {
-    fn run(mut self, inbox: &mpsc::Receiver<Command>) {
-        self.judge_room();
-        loop {
-            // What could not be written is tried again, whether or not anything new comes.
-            if self.waiting.is_empty() && !self.failing {
-                match inbox.recv() {
-                    Ok(command) => self.take(command),
-                    Err(mpsc::RecvError) => return,
-                }
+impl Spool {
+    /// Locks and reads `folder`, making it if need be, and starts its thread. Gives the results
+    /// that wait in it.
+    ///
+    /// # Errors
+    /// Another process has the folder, or the system refuses to make, lock or read it.
+    pub fn open(folder: &Path, limit_bytes: u64) -> Result<(Self, Vec<RecoveredReport>), SpoolError> {
+        let path = folder.to_owned();
+        let (folder, recovered) = Folder::open(folder)?;
+        let state = State {
+            waiting: BTreeMap::new(),
+            places: BTreeMap::new(),
+            next_place: 0,
+            waiting_bytes: 0,
+            forgotten: Vec::new(),
+            disk_bytes: folder.bytes(),
+            limit_bytes,
+            failing: false,
+            closed: false,
+        };
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), has_room: AtomicBool::new(true) });
+        shared.judge_room(&shared.lock());
+        let writer = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("semel-spool".to_owned())
+            .spawn(move || writer.write_on(folder))
+            .map_err(|error| SpoolError::Io { folder: path, what: "starting its thread", error })?;
+        Ok((Self { shared, thread: Some(thread) }, recovered))
+    }
+
+    /// Whether results can be taken: the limit isn't reached, and the disk takes what is written.
+    pub fn has_room(&self) -> bool {
+        self.shared.has_room.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a result until its receipt. Written and synced soon, together with others.
+    pub fn keep(&self, token: Bytes, fencing: u64, report: SharedReport) {
+        let bytes = frame::result_bytes(&report);
+        let mut state = self.shared.lock();
+        state.put(Waiting { token, fencing, report, bytes });
+        self.shared.judge_room(&state);
+        // The thread waits for the first, and for the end of its linger after that.
+        if state.waiting.len() == 1 || state.waiting_bytes >= MAX_BATCH_BYTES {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// The receipt is here.
+    pub fn forget(&self, token: Bytes) {
+        let mut state = self.shared.lock();
+        if !state.take_back(&token) {
+            state.forgotten.push(token);
+            if state.forgotten.len() == 1 {
+                self.shared.changed.notify_one();
             }
-            let more = self.linger(inbox);
-            self.write(!more);
-            if !more {
+        }
+        self.shared.judge_room(&state);
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the spool's thread panicked; its last results may not be on disk");
+        }
+    }
+}
+
+impl State {
+    fn put(&mut self, result: Waiting) {
+        self.waiting_bytes += result.bytes;
+        self.places.insert(result.token.clone(), self.next_place);
+        self.waiting.insert(self.next_place, result);
+        self.next_place += 1;
+    }
+
+    /// Takes a result out that is not being written yet.
+    fn take_back(&mut self, token: &Bytes) -> bool {
+        let result = self.places.remove(token).and_then(|place| self.waiting.remove(&place));
+        if let Some(result) = &result {
+            self.waiting_bytes -= result.bytes;
+        }
+        result.is_some()
+    }
+
+    /// Takes the next results to write: the oldest, up to the bytes of a batch.
+    fn next_batch(&mut self) -> Vec<Waiting> {
+        let mut batch = Vec::new();
+        let mut batch_bytes = 0;
+        while batch_bytes < MAX_BATCH_BYTES
+            && let Some((_, result)) = self.waiting.pop_first()
+        {
+            self.places.remove(&result.token);
+            self.waiting_bytes -= result.bytes;
+            batch_bytes += result.bytes;
+            batch.push(result);
+        }
+        batch
+    }
+
+    fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.forgotten.is_empty() || self.failing
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic happens under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks whether there is room, after something changed.
+    fn judge_room(&self, state: &State) {
+        let had_room = self.has_room.load(Ordering::Relaxed);
+        let share = if had_room { 100 } else { ROOM_AGAIN_PERCENT };
+        let used_bytes = state.disk_bytes + state.waiting_bytes;
+        let has_room = !state.failing && used_bytes < state.limit_bytes / 100 * share;
+        if has_room != had_room {
+            self.has_room.store(has_room, Ordering::Relaxed);
+            tracing::warn!(used_bytes, limit_bytes = state.limit_bytes, has_room, "the spool's room changed");
+        }
+    }
+
+    /// The spool's thread.
+    fn write_on(&self, mut folder: Folder) {
+        loop {
+            let mut state = self.wait();
+            let last = state.closed;
+            let batch = state.next_batch();
+            let forgotten = std::mem::take(&mut state.forgotten);
+            drop(state);
+            for token in &forgotten {
+                folder.forget(token);
+            }
+            let results = batch.iter().map(|one| (&one.token, one.fencing, &one.report));
+            let written = folder.append(results);
+            let mut state = self.lock();
+            state.disk_bytes = folder.bytes();
+            match written {
+                Ok(()) => state.failing = false,
+                Err(error) => self.has_failed(&mut state, batch, &error, last),
+            }
+            self.judge_room(&state);
+            if last && (state.failing || state.waiting.is_empty()) {
                 return;
             }
         }
     }
 
-    /// Takes commands for the length of the linger, or until enough waits. Gives `false` once the
-    /// other side is gone.
-    fn linger(&mut self, inbox: &mpsc::Receiver<Command>) -> bool {
-        let pause = if self.failing { RETRY_AFTER } else { LINGER };
+    /// Waits until there is something to write, and a linger longer for its company.
+    fn wait(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while !state.has_work() && !state.closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let pause = if state.failing { RETRY_AFTER } else { LINGER };
         let until = Instant::now() + pause;
-        while self.waiting_bytes < MAX_BATCH_BYTES || self.failing {
-            let left = until.saturating_duration_since(Instant::now());
-            match inbox.recv_timeout(left) {
-                Ok(command) => self.take(command),
-                Err(mpsc::RecvTimeoutError::Timeout) => return true,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return false,
-            }
-        }
-        true
-    }
-
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Keep { token, fencing, report } => {
-                let bytes = frame::result_bytes(&report);
-                self.waiting_bytes += bytes;
-                let place = self.first_waiting + self.waiting.len() as u64;
-                self.waiting_by_token.insert(token.clone(), place);
-                self.waiting.push_back(Some(Waiting { token, fencing, report, bytes }));
-            }
-            Command::Forget { token } => {
-                let Some(place) = self.waiting_by_token.remove(&token) else {
-                    self.folder.forget(&token);
-                    return;
-                };
-                let index = usize::try_from(place - self.first_waiting).unwrap_or(usize::MAX);
-                if let Some(waiting) = self.waiting.get_mut(index).and_then(Option::take) {
-                    self.waiting_bytes -= waiting.bytes;
-                }
-            }
-        }
-    }
-
-    /// Writes and syncs what waits, in batches. What can't be written stays.
-    fn write(&mut self, last: bool) {
         loop {
-            let mut batch_bytes = 0;
-            let mut taken = 0;
-            for waiting in &self.waiting {
-                if batch_bytes >= MAX_BATCH_BYTES {
-                    break;
-                }
-                taken += 1;
-                batch_bytes += waiting.as_ref().map_or(0, |waiting| waiting.bytes);
+            let left = until.saturating_duration_since(Instant::now());
+            let is_full = state.waiting_bytes >= MAX_BATCH_BYTES && !state.failing;
+            if left.is_zero() || is_full || state.closed {
+                return state;
             }
-            let batch = self.waiting.iter().take(taken).flatten();
-            let results = batch.map(|one| (&one.token, one.fencing, &one.report));
-            if let Err(error) = self.folder.append(results) {
-                self.has_failed(&error, last);
-                break;
-            }
-            self.failing = false;
-            self.first_waiting += taken as u64;
-            for waiting in self.waiting.drain(..taken).flatten() {
-                self.waiting_by_token.remove(&waiting.token);
-                self.waiting_bytes -= waiting.bytes;
-            }
-            if self.waiting.is_empty() {
-                break;
-            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        self.judge_room();
     }
 
-    fn has_failed(&mut self, error: &std::io::Error, last: bool) {
-        let results = self.waiting_by_token.len();
+    /// Puts back what could not be written, without what was forgotten meanwhile.
+    fn has_failed(&self, state: &mut State, batch: Vec<Waiting>, error: &std::io::Error, last: bool) {
+        let results = batch.len() + state.waiting.len();
         if last {
-            tracing::error!(%error, results, "the spool can't be written; these results are lost if they were not recorded");
-        } else if !self.failing {
+            tracing::error!(%error, results, "the spool can't be written; results are lost unless they were recorded");
+        } else if !state.failing {
             tracing::error!(%error, results, "the spool can't be written; no lease is taken until it can");
         }
-        self.failing = true;
-    }
-
-    /// Tells when the room ends or is back.
-    fn judge_room(&mut self) {
-        let used = self.folder.bytes() + self.waiting_bytes;
-        let limit = if self.has_room { self.limit_bytes } else { self.limit_bytes / 100 * ROOM_AGAIN_PERCENT };
-        let has_room = !self.failing && used < limit;
-        if has_room != self.has_room {
-            self.has_room = has_room;
-            tracing::warn!(used_bytes = used, limit_bytes = self.limit_bytes, has_room, "the spool's room changed");
-            (self.on_room)(has_room);
+        state.failing = true;
+        for result in batch {
+            let forgotten = state.forgotten.iter().position(|token| *token == result.token);
+            match forgotten {
+                Some(at) => drop(state.forgotten.swap_remove(at)),
+                None => state.put(result),
+            }
         }
     }
 }

@@ -36,8 +36,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The most messages handled in one turn, so that a flood can't hold back heartbeats.
 const MAX_MESSAGES_PER_TURN: usize = 4_096;
 
-/// What happens on this machine, told to the session's thread. The queue of these is bounded by the
-/// slots: each execution ends once, and each model has one probe.
+/// What happens on this machine, told to the session's thread.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A dialled connection stands; messages may be sent.
@@ -52,8 +51,6 @@ pub(crate) enum Event {
     Released { token: Bytes, reason: session::ReleaseReason, message: String },
     /// A model can be reached, or can't.
     ModelState { id: String, ready: bool, message: String },
-    /// The spool can take results, or can't.
-    SpoolRoom(bool),
 }
 
 /// How a session ended.
@@ -73,8 +70,8 @@ pub(crate) struct Parts {
     pub hello: pb::Hello,
     pub slots: Slots,
     pub spool: Arc<Spool>,
-    pub events: mpsc::UnboundedReceiver<Event>,
-    pub tell: mpsc::UnboundedSender<Event>,
+    pub events: mpsc::Receiver<Event>,
+    pub tell: mpsc::Sender<Event>,
     pub grace: Duration,
     pub shutdown: CancellationToken,
     pub abandoned: CancellationToken,
@@ -178,6 +175,7 @@ impl Driver {
     /// Does and sends what the machine says.
     fn act(&mut self) {
         let now = clock::now_ms();
+        self.parts.machine.handle_spool_room(self.parts.spool.has_room());
         loop {
             while let Some(action) = self.parts.machine.poll_action(now) {
                 self.perform(action);
@@ -247,7 +245,6 @@ impl Driver {
                     model.unready = (!ready).then(|| wire::cut(&message, wire::MAX_MESSAGE_BYTES).to_owned());
                 }
             }
-            Event::SpoolRoom(has_room) => machine.handle_spool_room(has_room),
         }
     }
 

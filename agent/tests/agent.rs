@@ -305,7 +305,7 @@ async fn an_executor_that_panics_fails_its_cell_and_nothing_else() {
 async fn work_that_blocks_every_worker_does_not_starve_heartbeats() {
     let mut coordinator = Coordinator::start().await;
     // The agent's executions run on a runtime of their own here, so that the test's stays free.
-    let (unblock, blocked) = std::sync::mpsc::channel();
+    let (unblock, blocked) = std::sync::mpsc::sync_channel(1);
     let puppet = Puppet::new(Script::Block);
     *puppet.blocked.lock().expect("no panic") = Some(blocked);
     let runtime =

@@ -67,7 +67,8 @@ pub fn matrix(job: &pb::Job) -> String {
     let names: Vec<String> = regions.iter().map(|region| shown(region)).collect();
     let headers: Vec<&str> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
     let row = |model: &&str| {
-        let cell = |region: &&str| cells.get(&(*model, *region)).map_or_else(|| "–".to_owned(), |counts| standing_of(*counts));
+        let cell =
+            |region: &&str| cells.get(&(*model, *region)).map_or_else(|| "–".to_owned(), |counts| standing_of(*counts));
         std::iter::once(shown(model)).chain(regions.iter().map(cell)).collect()
     };
     let right: Vec<usize> = (1..=regions.len()).collect();
@@ -90,7 +91,8 @@ pub fn waiting(groups: &[pb::PendingGroup]) -> Vec<String> {
 }
 
 fn reason(group: &pb::PendingGroup) -> String {
-    let until = group.until_ms.map(|ms| format!(", for {} more", in_words(Duration::from_millis(ms)))).unwrap_or_default();
+    let until =
+        group.until_ms.map(|ms| format!(", for {} more", in_words(Duration::from_millis(ms)))).unwrap_or_default();
     let because = words::waits_because(group.reason());
     let mut detail: String = group.detail.chars().take(MAX_DETAIL_CHARS).collect();
     if detail.len() < group.detail.len() {
@@ -182,7 +184,9 @@ mod tests {
         let lines = waiting(&groups);
         assert_eq!(
             lines,
-            ["8 of a\\u{1b}[2J in us-east: the agent can't reach the model: agent us-east: \\u{1b}]0;x\\u{7}connection refused"]
+            [
+                "8 of a\\u{1b}[2J in us-east: the agent can't reach the model: agent us-east: \\u{1b}]0;x\\u{7}connection refused"
+            ]
         );
     }
 

@@ -243,8 +243,7 @@ pub async fn steering_failure(mut jobs: Jobs, job_id: &str, status: Status) -> a
     if status.code() == Code::FailedPrecondition {
         let request = pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };
         let job = jobs.get_job(request).await.ok().and_then(|response| response.into_inner().job);
-        let is_closed =
-            job.is_some_and(|job| matches!(job.state(), pb::JobState::Cancelled | pb::JobState::Expired));
+        let is_closed = job.is_some_and(|job| matches!(job.state(), pb::JobState::Cancelled | pb::JobState::Expired));
         if is_closed {
             return Closed(words(&status)).into();
         }
@@ -256,7 +255,8 @@ pub async fn steering_failure(mut jobs: Jobs, job_id: &str, status: Status) -> a
 fn words(status: &Status) -> String {
     let details = status.get_error_details();
     let faults = details.bad_request().map_or(&[][..], |faults| &faults.field_violations);
-    let fault = |field: &str, words: &str| if field.is_empty() { words.to_owned() } else { format!("{field}: {words}") };
+    let fault =
+        |field: &str, words: &str| if field.is_empty() { words.to_owned() } else { format!("{field}: {words}") };
     let mut lines: Vec<String> = faults.iter().map(|f| fault(&f.field, &f.description)).collect();
     if status.code() == Code::AlreadyExists {
         let differences = details.precondition_failure().map_or(&[][..], |failure| &failure.violations);

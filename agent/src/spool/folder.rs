@@ -203,7 +203,7 @@ impl Folder {
             match frame::read(&mut rest) {
                 Read::Whole(Record::Result { fencing, report }) => {
                     let token = report.lease_token.clone();
-                    let result = Arc::new(report);
+                    let result = Arc::from(report);
                     let recovered = RecoveredReport { token: token.clone(), fencing, result };
                     found.insert(token, (number, recovered));
                 }

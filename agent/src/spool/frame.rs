@@ -18,7 +18,7 @@ const TOMBSTONE: u8 = 2;
 /// One record.
 #[derive(Debug, PartialEq)]
 pub(super) enum Record {
-    Result { fencing: u64, report: pb::Report },
+    Result { fencing: u64, report: Box<pb::Report> },
     Tombstone { token: Bytes },
 }
 
@@ -102,7 +102,7 @@ pub(super) fn read(rest: &mut Bytes) -> Read {
         RESULT if record.len() >= FENCING_BYTES => {
             let fencing = record.get_u64_le();
             match pb::Report::decode(record) {
-                Ok(report) => Read::Whole(Record::Result { fencing, report }),
+                Ok(report) => Read::Whole(Record::Result { fencing, report: Box::new(report) }),
                 Err(_) => Read::Damaged,
             }
         }

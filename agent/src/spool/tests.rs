@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use semel_proto::v1 as pb;
@@ -22,7 +22,7 @@ fn token(number: u64) -> Bytes {
 }
 
 fn open(folder: &Path) -> (Spool, Vec<RecoveredReport>) {
-    Spool::open(folder, DEFAULT_LIMIT_BYTES, |_| {}).expect("the spool opens")
+    Spool::open(folder, DEFAULT_LIMIT_BYTES).expect("the spool opens")
 }
 
 /// Opens the spool and gives the numbers of what it has, after checking that it is whole.
@@ -93,7 +93,7 @@ fn a_result_whose_receipt_comes_first_is_never_written() {
 fn a_second_process_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let (_spool, _) = open(folder.path());
-    let error = Spool::open(folder.path(), 1, |_| {}).err().expect("the folder is locked");
+    let error = Spool::open(folder.path(), 1).err().expect("the folder is locked");
     assert!(matches!(error, SpoolError::Locked(_)));
     assert!(error.to_string().contains("in use by another process"), "{error}");
 }
@@ -156,38 +156,47 @@ fn segments_go_when_all_their_results_are_forgotten() {
     assert_eq!(segments(folder.path()).len(), 1);
 }
 
+/// Waits until the spool has room or hasn't.
+fn wait_for_room(spool: &Spool, has_room: bool) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while spool.has_room() != has_room {
+        assert!(Instant::now() < patience, "the room is never {has_room}");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn the_room_ends_at_the_limit_and_comes_back() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (rooms, told) = std::sync::mpsc::channel();
-    let (spool, _) =
-        Spool::open(folder.path(), 1 << 20, move |room| rooms.send(room).expect("the test listens")).expect("opens");
+    let (spool, _) = Spool::open(folder.path(), 1 << 20).expect("opens");
     keep(&spool, 1, 2 << 20);
-    assert!(!told.recv().expect("told"), "2 MiB are over the limit of 1 MiB");
+    assert!(!spool.has_room(), "2 MiB are over the limit of 1 MiB, written or not");
     spool.forget(token(1));
-    keep(&spool, 2, 10);
-    assert!(told.recv().expect("told"), "there is room again");
+    wait_for_room(&spool, true);
+    drop(spool);
+    // What a new process finds counts as well.
+    let (spool, _) = open(folder.path());
+    keep(&spool, 2, 2 << 20);
+    drop(spool);
+    let (spool, _) = Spool::open(folder.path(), 1 << 20).expect("opens");
+    assert!(!spool.has_room());
+    spool.forget(token(2));
+    wait_for_room(&spool, true);
 }
 
 #[test]
 fn a_folder_that_can_not_be_written_takes_the_room_away_until_it_can() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("spool");
-    let room = Arc::new(AtomicBool::new(true));
-    let (told, tell) = (Arc::clone(&room), std::sync::mpsc::channel());
-    let (spool, _) = Spool::open(&path, DEFAULT_LIMIT_BYTES, move |has_room| {
-        told.store(has_room, Ordering::SeqCst);
-        tell.0.send(()).expect("the test listens");
-    })
-    .expect("opens");
+    let (spool, _) = Spool::open(&path, DEFAULT_LIMIT_BYTES).expect("opens");
     let aside = folder.path().join("aside");
     fs::rename(&path, &aside).expect("the folder goes");
     keep(&spool, 1, 10);
-    tell.1.recv().expect("told");
-    assert!(!room.load(Ordering::SeqCst));
+    keep(&spool, 2, 10);
+    wait_for_room(&spool, false);
+    spool.forget(token(2));
     fs::rename(&aside, &path).expect("the folder is back");
-    tell.1.recv().expect("told");
-    assert!(room.load(Ordering::SeqCst));
+    wait_for_room(&spool, true);
     drop(spool);
     assert_eq!(recovered(&path), [1]);
 }

@@ -71,7 +71,7 @@ impl Coordinator {
     }
 
     /// Dials a stream; what becomes of it is told.
-    pub fn dial(&mut self, stream: u64, tell: mpsc::UnboundedSender<Event>) -> Dialling {
+    pub fn dial(&mut self, stream: u64, tell: mpsc::Sender<Event>) -> Dialling {
         let endpoint = self.detour.take().unwrap_or_else(|| self.home.clone());
         let authorization = self.authorization.clone();
         Dialling(tokio::spawn(async move {
@@ -80,7 +80,7 @@ impl Coordinator {
                 Err(status) => Event::Closed { stream, status: Box::new(status) },
             };
             // Nobody listens any more once the session has ended.
-            let _ = tell.send(event);
+            let _ = tell.send(event).await;
         }))
     }
 }
@@ -104,7 +104,7 @@ async fn open(
     stream: u64,
     endpoint: Endpoint,
     authorization: MetadataValue<Ascii>,
-    tell: &mpsc::UnboundedSender<Event>,
+    tell: &mpsc::Sender<Event>,
 ) -> Result<Event, Status> {
     let channel = endpoint.connect().await.map_err(|error| Status::unavailable(chain(&error)))?;
     let mut client = AgentServiceClient::new(channel)
@@ -113,7 +113,7 @@ async fn open(
     let (outbound, outgoing) = outbound();
     let mut request = Request::new(outgoing);
     request.metadata_mut().insert("authorization", authorization);
-    let _ = tell.send(Event::Connected { stream, outbound });
+    let _ = tell.send(Event::Connected { stream, outbound }).await;
     let incoming = client.session(request).await?.into_inner();
     Ok(Event::Opened { stream, incoming: Box::new(incoming) })
 }

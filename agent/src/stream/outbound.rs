@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use semel_proto::v1 as pb;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 
@@ -16,15 +17,18 @@ const MAX_QUEUED_BYTES: usize = 256 * 1024;
 /// What a message counts beyond the bytes of its result.
 const MESSAGE_BYTES: usize = 128;
 
+/// How many messages may wait: each weighs at least [`MESSAGE_BYTES`], so the bytes run out first.
+const MAX_QUEUED_MESSAGES: usize = MAX_QUEUED_BYTES / MESSAGE_BYTES + 1;
+
 /// The sending side.
 pub(crate) struct Outbound {
-    queue: mpsc::UnboundedSender<pb::SessionRequest>,
+    queue: mpsc::Sender<pb::SessionRequest>,
     queued: Arc<Queued>,
 }
 
 /// The receiving side, which the connection reads.
 pub(crate) struct Outgoing {
-    queue: mpsc::UnboundedReceiver<pb::SessionRequest>,
+    queue: mpsc::Receiver<pb::SessionRequest>,
     queued: Arc<Queued>,
 }
 
@@ -36,7 +40,7 @@ struct Queued {
 
 /// Both sides of a new queue.
 pub(crate) fn outbound() -> (Outbound, Outgoing) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
     let queued = Arc::new(Queued::default());
     let outbound = Outbound { queue: sender, queued: Arc::clone(&queued) };
     let outgoing = Outgoing { queue: receiver, queued };
@@ -53,10 +57,12 @@ impl Outbound {
         self.queued.room.notified().await;
     }
 
+    /// Queues a message; to be called after `has_room` only.
     pub fn send(&self, message: pb::SessionRequest) {
         self.queued.bytes.fetch_add(weight(&message), Ordering::AcqRel);
         // A connection that is gone is told of by its own event.
-        let _ = self.queue.send(message);
+        let sent = self.queue.try_send(message);
+        assert!(!matches!(sent, Err(TrySendError::Full(_))), "more messages than bytes");
     }
 }
 

@@ -56,9 +56,15 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
     }
     out.line(picture::headline(&job, None))?;
     if answer.still_running > 0 {
-        out.line(format!("{} calls are not yet known to have stopped; none of them will be recorded", answer.still_running))?;
+        out.line(format!(
+            "{} calls are not yet known to have stopped; none of them will be recorded",
+            answer.still_running
+        ))?;
     }
-    out.line(format!("to open it again: semel retry {} --status failed --reopen", shown(&picture::quoted(&arguments.job))))?;
+    out.line(format!(
+        "to open it again: semel retry {} --status failed --reopen",
+        shown(&picture::quoted(&arguments.job))
+    ))?;
     out.flush()?;
     Ok(Exit::Complete)
 }

@@ -82,7 +82,8 @@ struct Cell<'f> {
 
 /// The first cells in the order of the matrix.
 fn first_cells(spec: &Resolved) -> impl Iterator<Item = Cell<'_>> {
-    let lanes = spec.models.iter().enumerate().flat_map(|(at, model)| model.regions.iter().map(move |r| (at, model, r)));
+    let lanes =
+        spec.models.iter().enumerate().flat_map(|(at, model)| model.regions.iter().map(move |r| (at, model, r)));
     let cells = lanes.flat_map(move |(at, model, region)| {
         spec.questions.iter().enumerate().flat_map(move |(number, question)| {
             (0..spec.repeat).map(move |repeat| Cell {
@@ -100,7 +101,8 @@ fn first_cells(spec: &Resolved) -> impl Iterator<Item = Cell<'_>> {
 
 fn as_json(file: &JobFile) -> serde_json::Value {
     let spec = &file.checked.resolved;
-    let model = |model: &semel_spec::ResolvedModel| json!({ "id": model.id, "model": model.model, "regions": model.regions });
+    let model =
+        |model: &semel_spec::ResolvedModel| json!({ "id": model.id, "model": model.model, "regions": model.regions });
     let cell = |cell: Cell<'_>| {
         json!({
             "region": cell.region, "model": cell.model, "question": cell.question, "repeat": cell.repeat,
@@ -133,8 +135,13 @@ fn as_text(file: &JobFile) -> String {
     ];
     for (index, model) in spec.models.iter().enumerate() {
         let label = if index == 0 { "models" } else { "" };
-        let asked = if model.model == model.id { String::new() } else { format!(" (asked as {})", shown(&model.model)) };
-        lines.push(format!("  {label:<9}  {}{asked} in {}", shown(&model.id), ids(model.regions.iter().map(String::as_str))));
+        let asked =
+            if model.model == model.id { String::new() } else { format!(" (asked as {})", shown(&model.model)) };
+        lines.push(format!(
+            "  {label:<9}  {}{asked} in {}",
+            shown(&model.id),
+            ids(model.regions.iter().map(String::as_str))
+        ));
     }
     lines.push(format!("  digest     {}", words::hex(&file.checked.digest)));
     lines.push("the first cells:".to_owned());

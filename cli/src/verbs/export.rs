@@ -35,7 +35,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// any other in output_base64; the other of the two is null, in CSV empty. Where stdout is a terminal, what it could act on is
 /// written out as escapes.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  semel export first --format csv -o first.csv\n  semel export first --missing | jq -r 'select(.status == \"missing\") | .question'")]
+#[command(
+    after_help = "Example:\n  semel export first --format csv -o first.csv\n  semel export first --missing | jq -r 'select(.status == \"missing\") | .question'"
+)]
 pub struct Arguments {
     /// The job's id.
     job: String,
@@ -112,7 +114,8 @@ async fn to_file(jobs: Jobs, request: pb::ExportJobRequest, arguments: &Argument
         .tempfile_in(folder)
         .with_context(naming)?;
     let rows = rows(arguments, BufWriter::with_capacity(BUFFER_BYTES, scratch), false);
-    let scratch = write(jobs, request, rows).await?.into_inner().map_err(|error| error.into_error()).with_context(naming)?;
+    let scratch =
+        write(jobs, request, rows).await?.into_inner().map_err(|error| error.into_error()).with_context(naming)?;
     scratch.as_file().sync_all().with_context(naming)?;
     scratch.persist(file).map_err(|error| error.error).with_context(naming)?;
     Ok(())

@@ -24,7 +24,9 @@ const PAGE: u32 = 1_000;
 /// With --output json: an array of jobs, each with namespace, job, state, paused, expected, recorded, failed, leased,
 /// pending, not_run, spec_digest, submitted_at, deadline_at, completed_at, closed_at.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  semel list\n  semel list --output json | jq -r '.[] | select(.state == \"open\") | .job'")]
+#[command(
+    after_help = "Example:\n  semel list\n  semel list --output json | jq -r '.[] | select(.state == \"open\") | .job'"
+)]
 pub struct Arguments {
     #[command(flatten)]
     output: OutputArgs,

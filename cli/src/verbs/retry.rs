@@ -20,7 +20,9 @@ use crate::{
 /// Their records move, whole, to the history. An axis that isn't named takes all; one may be named several times. The
 /// cells wait for agents: `semel run` with the same job file runs them. With --output json: { job: {…}, retried }.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  semel retry first --status failed\n  semel retry first --status succeeded --model smollm2-hot --region us-east")]
+#[command(
+    after_help = "Example:\n  semel retry first --status failed\n  semel retry first --status succeeded --model smollm2-hot --region us-east"
+)]
 pub struct Arguments {
     /// The job's id.
     job: String,

@@ -6,7 +6,9 @@ use crate::{exit::Exit, terminal::Out};
 
 /// Print the JSON Schema of the job file, for editors
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  semel schema > job.schema.json\n  # and in the job file: # yaml-language-server: $schema=job.schema.json")]
+#[command(
+    after_help = "Example:\n  semel schema > job.schema.json\n  # and in the job file: # yaml-language-server: $schema=job.schema.json"
+)]
 pub struct Arguments {}
 
 /// Prints it.

@@ -25,7 +25,9 @@ use crate::{
 /// recorded, failed, leased, pending, not_run }]; of a cell: { input, input_digest, execution: {…} or null, wait_reason,
 /// wait_detail, attempts: [{…}] }.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  semel show first\n  semel show first --region us-east --model smollm2-hot --question capital")]
+#[command(
+    after_help = "Example:\n  semel show first\n  semel show first --region us-east --model smollm2-hot --question capital"
+)]
 pub struct Arguments {
     /// The job's id.
     job: String,
@@ -67,10 +69,8 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
     let mut out = Out::new();
     if let Some(key) = arguments.key() {
         let request = pb::GetExecutionRequest { key: Some(key.clone()) };
-        let answer = ask(&target, async |mut jobs| {
-            Ok(jobs.get_execution(request).await.map_err(failure)?.into_inner())
-        })
-        .await?;
+        let answer =
+            ask(&target, async |mut jobs| Ok(jobs.get_execution(request).await.map_err(failure)?.into_inner())).await?;
         if arguments.output.is_json() {
             out.json(&cell::as_json(&answer))?;
         } else {

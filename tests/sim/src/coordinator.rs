@@ -96,8 +96,6 @@ pub struct Coordinator {
     pub asleep_until: u64,
     /// Commits take long until then.
     pub slow_until: u64,
-    /// Tokens whose forged report waits for its receipt, with the stream on which it came.
-    pub forged: BTreeSet<(StreamId, semel_core::id::LeaseToken)>,
     /// When it last stood still (rule L6).
     pub slept_at: Option<u64>,
 }
@@ -190,7 +188,6 @@ impl World {
         trace!(self, "coordinator {} ends", self.coordinator.life);
         self.coordinator.brain = None;
         self.coordinator.life += 1;
-        self.coordinator.forged.clear();
         self.clients.calls.clear();
         let ids: Vec<StreamId> = self.net.streams.keys().copied().collect();
         for id in ids {

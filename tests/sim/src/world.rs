@@ -129,7 +129,9 @@ pub struct World {
     pub(crate) clients: Clients,
     pub(crate) books: Books,
     pub(crate) told: Told,
+    /// Digests of forged reports, and the tokens that they present.
     pub(crate) forged: BTreeSet<Digest>,
+    pub(crate) forgeries: BTreeMap<LeaseToken, Digest>,
     pub(crate) regions: BTreeMap<AgentId, RegionId>,
     /// Runs that go on: by lease, the process.
     pub(crate) running: BTreeMap<FencingToken, ProcNo>,
@@ -210,6 +212,7 @@ impl World {
             books: Books::default(),
             told: Told::default(),
             forged: BTreeSet::new(),
+            forgeries: BTreeMap::new(),
             regions: BTreeMap::new(),
             running: BTreeMap::new(),
             poison_seed: dice.next(),

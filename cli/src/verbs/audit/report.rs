@@ -1,6 +1,7 @@
 //! An audit's answer: the incident's own table.
 
 use semel_coordinator::audit::{AuditCounts, AuditReport};
+use semel_core::words::JobState;
 use semel_proto::v1 as pb;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -63,7 +64,7 @@ impl Report {
         };
         Self {
             job: job.to_owned(),
-            state: report.state.as_str().to_owned(),
+            state: state(report),
             exact: report.exact,
             total: report.total.into(),
             by_axis: report.by_axis.iter().map(axis).collect(),
@@ -125,7 +126,9 @@ impl Report {
             [shown(&axis.model), shown(&axis.region)].into_iter().chain(counts).collect()
         };
         let mut lines = vec![head];
-        lines.extend(table(&headers, &[2, 3, 4, 5, 6, 7], self.by_axis.iter().map(row)).lines().map(|l| format!("  {l}")));
+        lines.extend(
+            table(&headers, &[2, 3, 4, 5, 6, 7], self.by_axis.iter().map(row)).lines().map(|l| format!("  {l}")),
+        );
         lines.push(self.verdict());
         lines.extend(self.violations.iter().map(|words| format!("  {}", shown(words))));
         let more = self.violations_found.saturating_sub(self.violations.len() as u64);
@@ -142,9 +145,18 @@ impl Report {
         } else if missing == 0 {
             "exact: every cell once, by key".to_owned()
         } else {
-            format!("exact so far: no key twice and none too many; {missing} not recorded, as the job is {}", self.state)
+            format!(
+                "exact so far: no key twice and none too many; {missing} not recorded, as the job is {}",
+                self.state
+            )
         }
     }
+}
+
+/// A job's state as it is said: complete is not stored, it is what the counts say of an open job.
+fn state(report: &AuditReport) -> String {
+    let is_complete = report.state == JobState::Open && report.total.recorded == report.total.expected;
+    if is_complete { words::state(pb::JobState::Complete) } else { report.state.as_str().to_owned() }
 }
 
 #[cfg(test)]

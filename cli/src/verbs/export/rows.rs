@@ -140,7 +140,11 @@ fn text(value: Value) -> String {
 
 /// Spreadsheets take a value that begins with one of these for a formula, and may run it.
 fn without_formula(text: String) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']) { format!("'{text}") } else { text }
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']) {
+        format!("'{text}")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -209,16 +213,19 @@ mod tests {
             let jsonl = written(Format::Jsonl, false, false, &list);
             let value: Value = serde_json::from_str(&jsonl).expect("JSON");
             let text = value["output"].as_str().map(|text| text.as_bytes().to_vec());
-            let bytes = text.unwrap_or_else(|| BASE64_STANDARD.decode(value["output_base64"].as_str().unwrap()).unwrap());
+            let bytes =
+                text.unwrap_or_else(|| BASE64_STANDARD.decode(value["output_base64"].as_str().unwrap()).unwrap());
             assert_eq!(bytes, output);
 
             let csv = written(Format::Csv, false, false, &list);
             let mut reader = csv::Reader::from_reader(csv.as_bytes());
-            let at = |name: &str, headers: &csv::StringRecord| headers.iter().position(|header| header == name).unwrap();
+            let at =
+                |name: &str, headers: &csv::StringRecord| headers.iter().position(|header| header == name).unwrap();
             let headers = reader.headers().unwrap().clone();
             let record = reader.records().next().unwrap().unwrap();
             let (text, encoded) = (&record[at("output", &headers)], &record[at("output_base64", &headers)]);
-            let bytes = if encoded.is_empty() { text.as_bytes().to_vec() } else { BASE64_STANDARD.decode(encoded).unwrap() };
+            let bytes =
+                if encoded.is_empty() { text.as_bytes().to_vec() } else { BASE64_STANDARD.decode(encoded).unwrap() };
             assert_eq!(bytes, output);
             assert_eq!(&record[at("fencing_token", &headers)], "18446744073709551615");
             assert_eq!(&record[at("question", &headers)], "q, \"1\"");
@@ -244,6 +251,9 @@ mod tests {
     #[test]
     fn an_export_without_rows_has_headers_in_csv_and_nothing_in_jsonl() {
         assert_eq!(written(Format::Jsonl, false, false, &[]), "");
-        assert!(written(Format::Csv, false, false, &[]).starts_with("namespace,job,region,model,question,repeat,status,output,"));
+        assert!(
+            written(Format::Csv, false, false, &[])
+                .starts_with("namespace,job,region,model,question,repeat,status,output,")
+        );
     }
 }

@@ -1,0 +1,190 @@
+//! `semel run`: a job from start to end, coordinator and agents in this process.
+
+mod agents;
+pub mod drive;
+pub mod screen;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use semel_proto::v1 as pb;
+use serde_json::{Value, json};
+
+use self::{
+    agents::HowArgs,
+    drive::{Ended, Plan},
+    screen::Screen,
+};
+use crate::{
+    arguments::{OutputArgs, Place},
+    exit::{Exit, Refused},
+    json, picture,
+    road::{Road, Target},
+    signals,
+};
+
+/// Run a job: every cell that has no record yet
+///
+/// Starts a coordinator on the store, and the agents, in this process; they speak over real gRPC on loopback. The job is
+/// submitted once: the same command again goes on where it stopped and runs only what is missing, and a job file that has changed
+/// under the same job id is refused with the difference. On a terminal the picture is redrawn in place; elsewhere a line comes
+/// when something has changed, at most every 5 seconds. The first Ctrl-C (or SIGTERM) stops cleanly, the second at once. With
+/// --coordinator the agents run here and serve the coordinator there; --agents gives them ids that are unique there.
+/// With --output json: progress on stderr, and at the end { outcome: complete, failures, closed or interrupted; ran, store, job:
+/// {…} } on stdout.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  semel run examples/first.yaml --openai http://127.0.0.1:11434/v1\n  semel run examples/incident.yaml --agents examples/agents-ollama.yaml --store incident.db"
+)]
+pub struct Arguments {
+    /// The job file: YAML, or JSON if its name ends in .json.
+    job: PathBuf,
+    #[command(flatten)]
+    how: HowArgs,
+    /// How long running cells may finish after Ctrl-C; what doesn't is handed back and runs again later.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s")]
+    grace: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// The job or agents file is refused, another process has the store, or something fails on the way.
+pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
+    let signals = signals::watch()?;
+    let file = semel_spec::read::job(&arguments.job).map_err(|faults| Refused(faults.to_string()))?;
+    let agents = arguments.how.agents(&file.checked.resolved)?;
+    let mut road = match place.target()? {
+        Target::Store(store) => Road::lead(&store).await?,
+        Target::Remote { .. } if arguments.how.is_short() => {
+            let words = "--coordinator wants --agents FILE, so that each agent has an id that is unique there";
+            return Err(Refused(words.to_owned()).into());
+        }
+        target @ Target::Remote { .. } => Road::open(&target).await?,
+    };
+    let mut screen = Screen::new(arguments.output.is_json());
+    for lane in agents::unserved(&file.checked.resolved, &agents) {
+        screen.warn(&lane);
+    }
+    let plan = Plan {
+        job_id: file.job.clone(),
+        spec: semel_spec::wire::to_wire(&file.checked.spec),
+        is_echo: arguments.how.is_echo(),
+        agents,
+        spools: spools(place),
+        grace: arguments.grace,
+    };
+    let ended = drive::drive(&mut road, plan, &signals, &mut screen).await;
+    if signals.now.is_cancelled() {
+        // What was acknowledged is durable; the rest the next start finds as after a kill.
+        drop(road);
+    } else {
+        road.close().await?;
+    }
+    let ended = ended?;
+    let story = Story { ended: &ended, place };
+    if arguments.output.is_json() {
+        screen.json(&story.as_json());
+    } else {
+        story.tell(&mut screen);
+    }
+    Ok(story.exit())
+}
+
+/// The folder of the agents' spools: beside the store.
+fn spools(place: &Place) -> PathBuf {
+    let mut name = place.store.as_os_str().to_owned();
+    name.push(".spool");
+    name.into()
+}
+
+/// How it ended, as it is told.
+struct Story<'r> {
+    ended: &'r Ended,
+    place: &'r Place,
+}
+
+impl Story<'_> {
+    fn exit(&self) -> Exit {
+        match self.ended {
+            Ended::Interrupted(job) if job.state() == pb::JobState::Open => Exit::Interrupted,
+            Ended::Interrupted(job) | Ended::Already(job) | Ended::Done(job) => verdict(job),
+            Ended::Closed(_) => Exit::Failures,
+        }
+    }
+
+    fn tell(&self, screen: &mut Screen) {
+        let job = self.ended.job();
+        let counts = job.counts.unwrap_or_default();
+        match self.ended {
+            Ended::Already(_) if counts.failed == 0 => {
+                screen.say(&format!("{} of {} recorded already; nothing to run", counts.recorded, counts.expected));
+            }
+            Ended::Already(_) => screen.say(&format!(
+                "{} of {} recorded already, {} failed; nothing to run",
+                counts.recorded, counts.expected, counts.failed
+            )),
+            Ended::Closed(_) => {
+                screen.say(&format!("{}; nothing runs. To open it again:", picture::headline(job, None)));
+                screen.say(&format!("  {}", self.command("retry", "--status failed --reopen")));
+                return;
+            }
+            Ended::Done(_) | Ended::Interrupted(_) => {}
+        }
+        if self.exit() == Exit::Interrupted {
+            screen.say(&format!(
+                "interrupted: {} of {} recorded. The same command goes on:",
+                counts.recorded, counts.expected
+            ));
+            let words: Vec<String> = std::env::args().map(|word| picture::quoted(&word)).collect();
+            screen.say(&format!("  {}", words.join(" ")));
+            return;
+        }
+        screen.say(&format!("the results are in {}:", self.place.store.display()));
+        screen.say(&format!("  {}", self.command("export", "--format csv")));
+        screen.say(&format!("  {}", self.command("audit", "")));
+        if counts.failed > 0 {
+            screen
+                .say(&format!("{} failed; to run them again, this, and then the same command as now:", counts.failed));
+            screen.say(&format!("  {}", self.command("retry", "--status failed")));
+        }
+    }
+
+    /// A command about this job, as it is to be typed.
+    fn command(&self, verb: &str, options: &str) -> String {
+        let mut words = vec!["semel".to_owned(), verb.to_owned(), picture::quoted(&self.ended.job().job_id)];
+        if let (Some(address), Some(file)) = (&self.place.coordinator, &self.place.token_file) {
+            let file = picture::quoted(&file.display().to_string());
+            words.push(format!("--coordinator {} --token-file {file}", picture::quoted(address)));
+        } else if self.place.store != PathBuf::from("./semel.db") {
+            words.push(format!("--store {}", picture::quoted(&self.place.store.display().to_string())));
+        }
+        if !options.is_empty() {
+            words.push(options.to_owned());
+        }
+        words.join(" ")
+    }
+
+    fn as_json(&self) -> Value {
+        let outcome = match self.exit() {
+            Exit::Interrupted => "interrupted",
+            Exit::Complete => "complete",
+            _ if matches!(self.ended.job().state(), pb::JobState::Complete) => "failures",
+            _ => "closed",
+        };
+        json!({
+            "outcome": outcome,
+            "ran": !matches!(self.ended, Ended::Already(_) | Ended::Closed(_)),
+            "store": self.place.store.display().to_string(),
+            "job": Value::Object(json::job(self.ended.job())),
+        })
+    }
+}
+
+/// The exit code of a job that has ended.
+fn verdict(job: &pb::Job) -> Exit {
+    let is_clean = job.state() == pb::JobState::Complete && job.counts.is_some_and(|counts| counts.failed == 0);
+    if is_clean { Exit::Complete } else { Exit::Failures }
+}

@@ -1,0 +1,120 @@
+//! Which agents run, and how they reach their models.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{Args, value_parser};
+use semel_agent::{
+    config::{self, AgentSpec, DEFAULT_SLOTS, MAX_SLOTS},
+    executor::{KeySource, OpenAiSettings},
+};
+use semel_spec::Resolved;
+
+use crate::{exit::Refused, terminal::shown};
+
+/// How models are reached: one of three ways.
+#[derive(Debug, Args)]
+pub struct HowArgs {
+    /// The agents file: which agents there are, and how each reaches its models.
+    #[arg(long, value_name = "FILE", group = "how", required_unless_present_any = ["openai", "echo"])]
+    agents: Option<PathBuf>,
+    /// An OpenAI-compatible endpoint that serves every model in every region: http://127.0.0.1:11434/v1
+    #[arg(long, value_name = "URL", group = "how")]
+    openai: Option<String>,
+    /// No model at all: every cell is answered with its question. The rows say so.
+    #[arg(long, group = "how")]
+    echo: bool,
+    /// The environment variable that holds the key of --openai.
+    #[arg(long, value_name = "NAME", requires = "openai", conflicts_with = "key_file")]
+    key_env: Option<String>,
+    /// The file that holds the key of --openai. It is read before each call.
+    #[arg(long, value_name = "FILE", requires = "openai")]
+    key_file: Option<PathBuf>,
+    /// Cells that run at once in each region, with --openai or --echo. [default: 4]
+    #[arg(long, value_name = "N", conflicts_with = "agents", value_parser = value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
+    slots: Option<u32>,
+}
+
+const _: () = assert!(DEFAULT_SLOTS == 4, "the help says the default");
+
+impl HowArgs {
+    /// Whether nothing is asked of any model.
+    pub fn is_echo(&self) -> bool {
+        self.echo
+    }
+
+    /// Whether agents are named after their regions.
+    pub fn is_short(&self) -> bool {
+        self.agents.is_none()
+    }
+
+    /// The agents for a job: an agent for each region, or those of the file that the job has a use for.
+    ///
+    /// # Errors
+    /// The agents file or the settings of the endpoint are refused.
+    pub fn agents(&self, spec: &Resolved) -> Result<Vec<AgentSpec>, Refused> {
+        let slots = self.slots.unwrap_or(DEFAULT_SLOTS);
+        let names: BTreeMap<String, String> =
+            spec.models.iter().map(|model| (model.id.clone(), model.model.clone())).collect();
+        if let Some(file) = &self.agents {
+            let agents = config::read(file, &names).map_err(|faults| Refused(faults.to_string()))?;
+            let is_used = |agent: &AgentSpec| lanes(spec).any(|(model, region)| serves(agent, model, region));
+            return Ok(agents.into_iter().filter(is_used).collect());
+        }
+        let regions = regions(spec);
+        if let Some(url) = &self.openai {
+            let settings = OpenAiSettings { key: self.key()?, ..OpenAiSettings::new(url.as_str()) };
+            let models: Vec<_> = names.into_iter().collect();
+            return AgentSpec::openai_everywhere(settings, &regions, &models, slots).map_err(|faults| {
+                Refused(faults.iter().map(|fault| format!("--openai: {fault}")).collect::<Vec<_>>().join("\n"))
+            });
+        }
+        let models: Vec<String> = names.into_keys().collect();
+        Ok(AgentSpec::echo_everywhere(&regions, &models, slots))
+    }
+
+    fn key(&self) -> Result<KeySource, Refused> {
+        if let Some(file) = &self.key_file {
+            return Ok(KeySource::File(file.clone()));
+        }
+        let Some(name) = &self.key_env else { return Ok(KeySource::None) };
+        // The name isn't quoted, nor is an odd one looked up: people paste the key itself here.
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_name {
+            let words = "--key-env takes the name of an environment variable (OPENAI_API_KEY), not a key";
+            return Err(Refused(words.to_owned()));
+        }
+        KeySource::from_env(std::env::var(name).ok()).map_err(|words| Refused(format!("--key-env: {words}")))
+    }
+}
+
+/// Model and region, in the job's order.
+fn lanes(spec: &Resolved) -> impl Iterator<Item = (&str, &str)> {
+    spec.models.iter().flat_map(|model| model.regions.iter().map(|region| (model.id.as_str(), region.as_str())))
+}
+
+/// Every region of a job, once.
+pub fn regions(spec: &Resolved) -> Vec<String> {
+    let mut regions: Vec<String> = Vec::new();
+    for (_, region) in lanes(spec) {
+        if !regions.iter().any(|known| known == region) {
+            regions.push(region.to_owned());
+        }
+    }
+    regions
+}
+
+/// Whether an agent takes cells of a model in a region.
+pub fn serves(agent: &AgentSpec, model: &str, region: &str) -> bool {
+    agent.region == region && agent.models.contains_key(model)
+}
+
+/// What no agent serves, in words: its cells wait for ever.
+pub fn unserved(spec: &Resolved, agents: &[AgentSpec]) -> Vec<String> {
+    let cells = spec.questions.len() as u64 * u64::from(spec.repeat);
+    lanes(spec)
+        .filter(|(model, region)| !agents.iter().any(|agent| serves(agent, model, region)))
+        .map(|(model, region)| {
+            format!("no agent serves {} in {}: {cells} cells will wait", shown(model), shown(region))
+        })
+        .collect()
+}

@@ -1,0 +1,307 @@
+//! A job over a road: submitted, run by agents of this process, watched to its end.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use semel_agent::{AgentConfig, config::AgentSpec};
+use semel_proto::v1 as pb;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Streaming};
+
+use super::{agents::serves, screen::Screen};
+use crate::{
+    road::{Jobs, Road, failure},
+    signals::Signals,
+    terminal::shown,
+    verbs::{get_job, here, list},
+};
+
+/// Between two pictures.
+const INTERVAL_MS: u32 = 500;
+/// Between two tries to watch again, where the coordinator is another process.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+/// Tries to watch again before it is given up.
+const MAX_WATCHES: u32 = 60;
+/// Bytes of a spool folder's name, at most; file systems take 255.
+const MAX_FOLDER_BYTES: usize = 200;
+/// Hex digits of the digest that tells two shortened names apart.
+const DIGEST_DIGITS: usize = 16;
+
+/// What is run.
+pub struct Plan {
+    /// The job's id.
+    pub job_id: String,
+    /// What it asks.
+    pub spec: pb::JobSpec,
+    /// Who runs it.
+    pub agents: Vec<AgentSpec>,
+    /// Whether those agents only echo.
+    pub is_echo: bool,
+    /// Where their spools are, a folder each.
+    pub spools: PathBuf,
+    /// How long running cells may finish after a signal.
+    pub grace: Duration,
+}
+
+/// How it ended.
+pub enum Ended {
+    /// Every cell had its record before.
+    Already(pb::Job),
+    /// The job was cancelled or expired before.
+    Closed(pb::Job),
+    /// It ended while it ran.
+    Done(pb::Job),
+    /// A signal came first.
+    Interrupted(pb::Job),
+}
+
+impl Ended {
+    /// The job as it stood then.
+    pub fn job(&self) -> &pb::Job {
+        let (Self::Already(job) | Self::Closed(job) | Self::Done(job) | Self::Interrupted(job)) = self;
+        job
+    }
+}
+
+/// Submits and runs a job until it has ended or a signal comes. All agents have stopped then.
+///
+/// # Errors
+/// The submission is refused, an agent can't run, or the coordinator fails.
+pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut Screen) -> anyhow::Result<Ended> {
+    let mut jobs = road.jobs();
+    let request =
+        pb::SubmitJobRequest { job_id: plan.job_id.clone(), spec: Some(plan.spec.clone()), ..Default::default() };
+    let job = here(jobs.submit_job(request).await.map_err(failure)?.into_inner().job)?;
+    match job.state() {
+        pb::JobState::Complete => {
+            screen.last(&job, &[]);
+            return Ok(Ended::Already(job));
+        }
+        pb::JobState::Cancelled | pb::JobState::Expired => return Ok(Ended::Closed(job)),
+        pb::JobState::Open | pb::JobState::Unspecified => {}
+    }
+    neighbours(&jobs, &plan, screen).await?;
+    if job.paused {
+        screen.warn("the job is paused: its cells wait until `semel resume`");
+    }
+    let mut fleet = Fleet::start(road, &plan);
+    let watched = watch(road, &plan.job_id, &mut fleet, signals, screen).await;
+    if matches!(watched, Ok(Watched::Signal)) {
+        let grace = humantime::format_duration(plan.grace);
+        screen.note(&format!("stopping: what runs may finish within {grace}; Ctrl-C once more stops at once"));
+    }
+    let stopped = fleet.stop(signals).await;
+    let watched = watched?;
+    stopped?;
+    let job = get_job(&mut jobs, &plan.job_id).await?;
+    screen.last(&job, &[]);
+    Ok(match watched {
+        Watched::End => Ended::Done(job),
+        Watched::Signal => Ended::Interrupted(job),
+    })
+}
+
+/// Other jobs of the store that these agents would run as well.
+///
+/// # Errors
+/// The agents only echo: what they answered would stand as another job's results.
+async fn neighbours(jobs: &Jobs, plan: &Plan, screen: &mut Screen) -> anyhow::Result<()> {
+    for other in list::all(jobs.clone()).await? {
+        if other.job_id == plan.job_id || other.state() != pb::JobState::Open || other.paused {
+            continue;
+        }
+        let other = get_job(&mut jobs.clone(), &other.job_id).await?;
+        let is_shared = other.by_axis.iter().any(|axis| {
+            let waits = axis.counts.is_some_and(|counts| counts.pending + counts.leased > 0);
+            waits && plan.agents.iter().any(|agent| serves(agent, &axis.model, &axis.region))
+        });
+        let id = shown(&other.job_id);
+        if is_shared && plan.is_echo {
+            return Err(anyhow!(
+                "job {id} is open in this store, and --echo would answer its cells too: pause or cancel it first, or name \
+                 another store with --store"
+            ));
+        }
+        if is_shared {
+            screen.warn(&format!("job {id} is open in this store too, and these agents run its cells as well; `semel pause` holds it back"));
+        }
+    }
+    Ok(())
+}
+
+/// Why watching ended.
+enum Watched {
+    /// The job has ended.
+    End,
+    /// A signal came.
+    Signal,
+}
+
+async fn watch(
+    road: &mut Road,
+    job_id: &str,
+    fleet: &mut Fleet,
+    signals: &Signals,
+    screen: &mut Screen,
+) -> anyhow::Result<Watched> {
+    let mut pictures = Pictures { jobs: road.jobs(), job_id: job_id.to_owned(), stream: None };
+    loop {
+        let picture = tokio::select! {
+            biased;
+            () = signals.stop.cancelled() => return Ok(Watched::Signal),
+            error = road.failed() => return Err(error),
+            error = fleet.ended() => return Err(error),
+            picture = pictures.next() => picture?,
+        };
+        let job = here(picture.job)?;
+        screen.show(&job, &picture.pending);
+        if job.state() != pb::JobState::Open {
+            return Ok(Watched::End);
+        }
+    }
+}
+
+/// The pictures of a job; where the stream breaks it is opened again, and a picture may come twice.
+struct Pictures {
+    jobs: Jobs,
+    job_id: String,
+    stream: Option<Streaming<pb::WatchJobResponse>>,
+}
+
+impl Pictures {
+    /// The next picture. May be dropped while it waits, and asked again.
+    async fn next(&mut self) -> anyhow::Result<pb::WatchJobResponse> {
+        for _ in 0..MAX_WATCHES {
+            let next = match &mut self.stream {
+                Some(stream) => stream.message().await,
+                None => {
+                    let request = pb::WatchJobRequest {
+                        job_id: self.job_id.clone(),
+                        interval_ms: INTERVAL_MS,
+                        ..Default::default()
+                    };
+                    match self.jobs.watch_job(request).await {
+                        Ok(response) => {
+                            self.stream = Some(response.into_inner());
+                            continue;
+                        }
+                        Err(status) => Err(status),
+                    }
+                }
+            };
+            match next {
+                Ok(Some(picture)) => return Ok(picture),
+                Err(status) if !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
+                    return Err(failure(status));
+                }
+                Ok(None) | Err(_) => {
+                    self.stream = None;
+                    tokio::time::sleep(WATCH_AGAIN).await;
+                }
+            }
+        }
+        Err(anyhow!("the coordinator has been unreachable for {MAX_WATCHES} tries"))
+    }
+}
+
+/// The agents of this process.
+struct Fleet {
+    agents: JoinSet<(String, anyhow::Result<semel_agent::Ended>)>,
+    shutdown: CancellationToken,
+}
+
+impl Fleet {
+    fn start(road: &Road, plan: &Plan) -> Self {
+        let shutdown = CancellationToken::new();
+        let mut agents = JoinSet::new();
+        for spec in &plan.agents {
+            let id = spec.id.clone();
+            let spool = plan.spools.join(folder(&id));
+            let config = AgentConfig {
+                grace: plan.grace,
+                ..AgentConfig::new(road.address(), road.token(), spec.clone(), spool)
+            };
+            let agent = semel_agent::run(config, shutdown.clone());
+            agents.spawn(async move { (id, Box::pin(agent).await) });
+        }
+        Self { agents, shutdown }
+    }
+
+    /// Waits for an agent that ends of itself, which none should; for ever where there is none.
+    async fn ended(&mut self) -> anyhow::Error {
+        match self.agents.join_next().await {
+            Some(ended) => why_ended(ended).err().unwrap_or_else(|| anyhow!("an agent ended before the job")),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops them: cleanly, until a second signal.
+    async fn stop(mut self, signals: &Signals) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        loop {
+            tokio::select! {
+                () = signals.now.cancelled() => return Ok(()),
+                ended = self.agents.join_next() => match ended {
+                    Some(ended) => why_ended(ended)?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+}
+
+type Joined = Result<(String, anyhow::Result<semel_agent::Ended>), tokio::task::JoinError>;
+
+fn why_ended(ended: Joined) -> anyhow::Result<()> {
+    let (id, ended) = ended.context("an agent's task failed")?;
+    match ended {
+        Ok(semel_agent::Ended::Done { .. }) => Ok(()),
+        Ok(semel_agent::Ended::Superseded) => {
+            Err(anyhow!("agent {id}: another process runs under this id and took over"))
+        }
+        Err(error) => Err(error.context(format!("agent {id}"))),
+    }
+}
+
+/// The name of an agent's spool folder: its id, with what file systems don't take written out.
+fn folder(id: &str) -> PathBuf {
+    let mut name = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(byte.into()),
+            // A dot in front would be a hidden folder, or none of its own.
+            b'.' if !name.is_empty() => name.push('.'),
+            byte => name.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if name.len() > MAX_FOLDER_BYTES {
+        let digest = crate::words::hex(&semel_spec::digest(id.as_bytes()));
+        name.truncate(MAX_FOLDER_BYTES - DIGEST_DIGITS - 1);
+        name.push('-');
+        name.extend(digest.chars().take(DIGEST_DIGITS));
+    }
+    Path::new(&name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_agent_has_a_spool_folder_of_its_own_inside_the_spools() {
+        let long = "é".repeat(127);
+        let ids = ["us-east", "..", ".", "a/b", "a%2Fb", "llama3.2", &long, &format!("{long}x")];
+        let folders: Vec<PathBuf> = ids.iter().map(|id| folder(id)).collect();
+        for (index, folder) in folders.iter().enumerate() {
+            assert_eq!(folder.components().count(), 1, "{folder:?}");
+            assert!(matches!(folder.components().next(), Some(std::path::Component::Normal(_))), "{folder:?}");
+            assert!(folder.as_os_str().len() <= MAX_FOLDER_BYTES);
+            assert!(!folders[..index].contains(folder), "{folder:?} twice");
+        }
+        assert_eq!(folder("llama3.2"), Path::new("llama3.2"));
+    }
+}

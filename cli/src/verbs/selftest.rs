@@ -1,0 +1,154 @@
+//! `semel selftest`: the 72 cells on echo, and their audit.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::bail;
+use clap::Args;
+use semel_agent::config::{AgentSpec, DEFAULT_SLOTS};
+use semel_spec::{JobSpec, Model, Question};
+
+use super::{
+    audit::{self, Report},
+    run::{
+        drive::{Ended, Plan, drive},
+        screen::Screen,
+    },
+};
+use crate::{
+    arguments::{OutputArgs, Place},
+    exit::Exit,
+    road::{Road, Target},
+    signals::{self, Signals},
+    words,
+};
+
+/// The axes of the job: 8 × 3 × 3 = 72.
+const QUESTIONS: usize = 8;
+const MODELS: [&str; 3] = ["selftest-a", "selftest-b", "selftest-c"];
+const REGIONS: [&str; 3] = ["us-east", "eu-west", "asia-pacific"];
+/// How long running cells may finish after Ctrl-C: they take no time.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Run the 72-cell job on the built-in echo, then audit it: a step of every install and upgrade
+///
+/// Takes no model and no network beyond loopback. Uses a store of its own, which is gone afterwards; with --coordinator it
+/// goes through that coordinator, with agents and models of its own, and its job stays there. The exit code is 0 if 72 of 72 cells
+/// are recorded, each once, by the audit. With --output json: the audit's object, as in `audit`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  semel selftest\n  semel selftest --coordinator 127.0.0.1:7601 --token-file token")]
+pub struct Arguments {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Tests itself.
+///
+/// # Errors
+/// Something fails on the way.
+pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
+    let signals = signals::watch()?;
+    let mut screen = Screen::new(arguments.output.is_json());
+    let folder = tempfile::Builder::new().prefix("semel-selftest-").tempdir()?;
+    let name = format!("selftest-{}", random()?);
+    let report = match place.target()? {
+        Target::Store(_) => on_own_store(&name, folder.path(), &signals, &mut screen).await?,
+        target => {
+            let mut road = Road::open(&target).await?;
+            let audited = through(&mut road, &name, folder.path(), &signals, &mut screen).await;
+            road.close().await?;
+            audited?
+        }
+    };
+    let Some(report) = report else { return Ok(Exit::Interrupted) };
+    if arguments.output.is_json() {
+        screen.json(&report.as_json());
+    } else {
+        screen.say(&report.as_text());
+    }
+    let (recorded, expected) = report.recorded_of_expected();
+    let is_whole = report.is_right() && recorded == expected;
+    let verdict = if is_whole { "passed" } else { "FAILED" };
+    screen.say(&format!("selftest {verdict}: {recorded} of {expected} recorded"));
+    Ok(if is_whole { Exit::Complete } else { Exit::Difference })
+}
+
+async fn on_own_store(
+    name: &str,
+    folder: &Path,
+    signals: &Signals,
+    screen: &mut Screen,
+) -> anyhow::Result<Option<Report>> {
+    let store = folder.join("selftest.db");
+    let mut road = Road::lead(&store).await?;
+    let ended = drive(&mut road, plan(name, folder)?, signals, screen).await;
+    road.close().await?;
+    match ended? {
+        Ended::Interrupted(_) => Ok(None),
+        _ => audit::of_store(&store, name).await.map(Some),
+    }
+}
+
+async fn through(
+    road: &mut Road,
+    name: &str,
+    folder: &Path,
+    signals: &Signals,
+    screen: &mut Screen,
+) -> anyhow::Result<Option<Report>> {
+    match drive(road, plan(name, folder)?, signals, screen).await? {
+        Ended::Interrupted(_) => Ok(None),
+        _ => audit::of_coordinator(&mut road.jobs(), name).await.map(Some),
+    }
+}
+
+/// The job, and agents that nobody else's cells come to: their models are of this job only.
+fn plan(name: &str, folder: &Path) -> anyhow::Result<Plan> {
+    let (regions, models) = (REGIONS.map(str::to_owned), MODELS.map(str::to_owned));
+    let mut agents = AgentSpec::echo_everywhere(&regions, &models, DEFAULT_SLOTS);
+    for agent in &mut agents {
+        agent.id = format!("{name}-{}", agent.region);
+    }
+    let checked = match semel_spec::check(spec()) {
+        Ok(checked) => checked,
+        Err(faults) => bail!("the self-test's own job is refused: {faults}"),
+    };
+    Ok(Plan {
+        job_id: name.to_owned(),
+        spec: semel_spec::wire::to_wire(&checked.spec),
+        agents,
+        // Other jobs share no model with it, so there is nobody to keep out.
+        is_echo: false,
+        spools: folder.join("spools"),
+        grace: GRACE,
+    })
+}
+
+fn spec() -> JobSpec {
+    let question = |number: usize| Question {
+        id: format!("q{number}"),
+        prompt: Some(format!("Question {number} of the self-test: are you there?")),
+        ..Question::default()
+    };
+    let model = |id: &str| Model { id: id.to_owned(), regions: REGIONS.map(str::to_owned).into(), ..Model::default() };
+    JobSpec {
+        questions: (1..=QUESTIONS).map(question).collect(),
+        models: MODELS.map(model).into(),
+        ..JobSpec::default()
+    }
+}
+
+fn random() -> anyhow::Result<String> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
+    Ok(words::hex(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_job_has_72_cells() {
+        assert_eq!(semel_spec::check(spec()).expect("a sound job").cells, 72);
+    }
+}
