@@ -125,7 +125,8 @@ impl Road {
     async fn to_running(store: &Path) -> Option<Self> {
         let endpoint = endpoint::read(store).ok()??;
         let road = Self::to(&endpoint.address, &endpoint.token).await.ok()?;
-        let asked = road.admin().get_leadership(pb::GetLeadershipRequest::default());
+        let mut admin = road.admin();
+        let asked = admin.get_leadership(pb::GetLeadershipRequest::default());
         let answered = tokio::time::timeout(ALIVE_TIMEOUT, asked).await.ok()?;
         answered.is_ok().then_some(road)
     }

@@ -4,6 +4,8 @@
 mod agent;
 #[path = "services/server.rs"]
 mod server;
+#[path = "services/wrong.rs"]
+mod wrong;
 
 use std::collections::BTreeSet;
 
@@ -15,40 +17,7 @@ use tonic_types::StatusExt;
 
 use agent::{Agent, failure, success};
 use server::{Server, fields, spec};
-
-fn base() -> pb::JobSpec {
-    spec(&["q1", "q2"], &["m1", "m2"], &["eu"])
-}
-
-/// A specification with one thing wrong, and the fields that its refusal names.
-type Wrong = (&'static str, fn(&mut pb::JobSpec), &'static [&'static str]);
-
-const WRONG: &[Wrong] = &[
-    ("no questions", |s| s.questions.clear(), &["spec.questions"]),
-    ("no models", |s| s.models.clear(), &["spec.models"]),
-    ("a model without a region", |s| s.models[1].regions.clear(), &["spec.models[1].regions"]),
-    ("a question twice", |s| s.questions[1].id = "q1".into(), &["spec.questions[1].id"]),
-    ("a model twice", |s| s.models[1].id = "m1".into(), &["spec.models[1].id"]),
-    ("a region twice", |s| s.models[0].regions.push("eu".into()), &["spec.models[0].regions[1]"]),
-    ("an empty id", |s| s.questions[0].id.clear(), &["spec.questions[0].id"]),
-    ("a control character", |s| s.models[0].id = "m\u{1b}".into(), &["spec.models[0].id"]),
-    ("NUL", |s| s.models[0].regions[0] = "e\0u".into(), &["spec.models[0].regions[0]"]),
-    ("outer white space", |s| s.questions[1].id = " q2".into(), &["spec.questions[1].id"]),
-    ("256 bytes", |s| s.questions[1].id = "q".repeat(256), &["spec.questions[1].id"]),
-    ("a region of no model", |s| s.regions = vec![pb::RegionSettings { id: "us".into(), system_prompt: None }], &["spec.regions[0].id"]),
-    ("broken JSON", |s| s.parameters_json = Some("{".into()), &["spec.parameters_json"]),
-    ("JSON of a wrong type", |s| s.models[0].parameters_json = Some("[]".into()), &["spec.models[0].parameters_json"]),
-    ("an executor's own key", |s| s.parameters_json = Some(r#"{"model":"x"}"#.into()), &["spec.parameters_json.model"]),
-    ("an unknown choice", |s| s.policy = Some(pb::Policy { on_lease_lost: 9, ..Default::default() }), &["spec.policy.on_lease_lost"]),
-    ("too many attempts", |s| s.policy = Some(pb::Policy { attempts: Some(101), ..Default::default() }), &["spec.policy.attempts"]),
-    ("too long a wait", |s| s.policy = Some(pb::Policy { deadline_ms: Some(u64::MAX), ..Default::default() }), &["spec.policy.deadline_ms"]),
-    ("no sample", |s| s.repeat = Some(0), &["spec.repeat"]),
-    ("everything at once", |s| {
-        s.questions[0].id.clear();
-        s.models[1].regions.clear();
-        s.repeat = Some(1_000_001);
-    }, &["spec.questions[0].id", "spec.models[1].regions", "spec.repeat"]),
-];
+use wrong::{WRONG, base};
 
 #[tokio::test]
 async fn bad_input_is_refused_with_every_field_and_nothing_is_stored() {
@@ -120,8 +89,7 @@ async fn another_specification_under_a_used_id_is_refused_with_the_difference() 
     other.questions[0].prompt = Some("something else?".into());
     other.repeat = Some(2);
     let check = pb::CheckJobRequest { job_id: "j".into(), spec: Some(other.clone()), ..Default::default() };
-    let statuses =
-        [server.submit("j", other).await.unwrap_err(), server.jobs().check_job(check).await.unwrap_err()];
+    let statuses = [server.submit("j", other).await.unwrap_err(), server.jobs().check_job(check).await.unwrap_err()];
     for status in statuses {
         assert_eq!(status.code(), Code::AlreadyExists, "{status:?}");
         let details = status.get_error_details();
@@ -138,13 +106,32 @@ async fn another_specification_under_a_used_id_is_refused_with_the_difference() 
 }
 
 #[tokio::test]
-async fn a_specification_over_64_mib_is_refused() {
+async fn a_specification_of_64_mib_is_taken_and_one_byte_more_is_refused() {
     let server = Server::start().await;
     let mut spec = base();
-    spec.questions[0].prompt = Some("x".repeat(64 << 20));
+    let room = semel_spec::MAX_SPEC_BYTES - semel_spec::wire::from_wire(&spec).unwrap().canonical().len();
+    spec.questions[0].prompt.as_mut().unwrap().push_str(&"x".repeat(room));
+    let request = pb::CheckJobRequest { job_id: "j".into(), spec: Some(spec.clone()), ..Default::default() };
+    assert_eq!(server.jobs().check_job(request).await.unwrap().into_inner().expected, 4);
+    spec.questions[0].prompt.as_mut().unwrap().push('x');
     let status = server.submit("j", spec).await.unwrap_err();
     assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["spec".to_owned()]), "{status:?}");
-    assert!(status.message().contains("67108864 is the most"), "{}", status.message());
+    assert!(status.message().contains("67108865 bytes, and 67108864 is the most"), "{}", status.message());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn thousands_of_faults_still_reach_the_client() {
+    let server = Server::start().await;
+    let mut spec = base();
+    spec.questions = vec![pb::Question { prompt: Some("?".into()), ..Default::default() }; 3_000];
+    let status = server.submit("j", spec).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let fields = fields(&status);
+    assert_eq!((fields[0].as_str(), fields.last().unwrap().as_str()), ("spec.questions[0].id", ""));
+    let details = status.get_error_details();
+    let last = &details.bad_request().unwrap().field_violations.last().unwrap().description;
+    assert!(last.starts_with("at least ") && last.contains("more faults"), "{last}");
     server.stop().await;
 }
 
@@ -357,7 +344,11 @@ async fn an_output_over_the_limit_fails_its_cell_and_nothing_beside_it() {
     assert!(words.contains('9') && words.contains('8'), "{words}");
     assert!(over.output.is_empty() && over.output_digest.is_empty());
     let failed = error.failure.as_ref().unwrap();
-    assert_eq!((&failed.message[..], failed.code.as_str()), (&b"\0\xff34"[..], "400"), "cut to its limit, else as it was");
+    assert_eq!(
+        (&failed.message[..], failed.code.as_str()),
+        (&b"\0\xff34"[..], "400"),
+        "cut to its limit, else as it was"
+    );
     server.stop().await;
 }
 
@@ -437,7 +428,8 @@ async fn an_export_with_missing_has_each_cell_once_and_says_why_it_is_missing() 
     let mut spec = spec(&["a", "b", "stuck"], &["m", "n"], &["eu", "us"]);
     spec.questions[1].metadata_json = Some(r#"{"topic":"b"}"#.into());
     server.submit("j", spec).await.unwrap();
-    let _agent = Agent::start(&server, "eu", &["m"], 4, |key| if key.question == "stuck" { None } else { success("x") }).await;
+    let _agent =
+        Agent::start(&server, "eu", &["m"], 4, |key| if key.question == "stuck" { None } else { success("x") }).await;
     let request = || pb::WatchJobRequest { job_id: "j".into(), interval_ms: 100, ..Default::default() };
     let mut pictures = server.jobs().watch_job(request()).await.unwrap().into_inner();
     loop {
@@ -464,7 +456,8 @@ async fn an_export_with_missing_has_each_cell_once_and_says_why_it_is_missing() 
     use pb::WaitReason::{Leased, NoAgentInRegion, NoAgentWithModel, Unspecified};
     let why: Vec<_> = rows.iter().map(|row| row.execution.as_ref().unwrap().missing()).collect();
     let lane = |reason| [reason; 3];
-    let expected = [[Unspecified, Unspecified, Leased], lane(NoAgentInRegion), lane(NoAgentWithModel), lane(NoAgentInRegion)];
+    let expected =
+        [[Unspecified, Unspecified, Leased], lane(NoAgentInRegion), lane(NoAgentWithModel), lane(NoAgentInRegion)];
     assert_eq!(why, expected.concat());
     assert_eq!(rows[1].question_metadata_json, r#"{"topic":"b"}"#);
     assert_eq!((rows[0].question_metadata_json.as_str(), rows[0].input.len()), ("", 0));
@@ -566,7 +559,7 @@ async fn a_retry_names_its_status_and_moves_what_it_chose() {
     }
     let key = first.attempts[0].key.clone();
     let one = server.jobs().get_execution(pb::GetExecutionRequest { key }).await.unwrap().into_inner();
-    assert_eq!((one.execution, one.attempts.len()), (None, 1));
+    assert_eq!((&one.execution, one.attempts.len()), (&None, 1));
     assert_ne!(one.wait_reason(), pb::WaitReason::Unspecified);
     server.stop().await;
 }
@@ -604,7 +597,8 @@ async fn an_operator_sees_agents_leases_the_leader_and_who_did_what() {
     let first = admin.list_audit_log(first).await.unwrap().into_inner();
     let next = pb::ListAuditLogRequest { page_size: 1, page_token: first.next_page_token, ..Default::default() };
     let next = admin.list_audit_log(next).await.unwrap().into_inner();
-    let acts: Vec<_> = first.entries.iter().chain(&next.entries).map(|e| (e.action.as_str(), e.job_id.as_str())).collect();
+    let acts: Vec<_> =
+        first.entries.iter().chain(&next.entries).map(|e| (e.action.as_str(), e.job_id.as_str())).collect();
     assert_eq!(acts, [("pause", "j"), ("submit", "j")], "newest first");
     assert!(next.next_page_token.is_empty() && !next.entries[0].actor.is_empty());
     server.stop().await;

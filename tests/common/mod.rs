@@ -27,6 +27,12 @@ pub fn semel(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A seed that no run had before.
+pub fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
 /// Runs `semel` to its end.
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     let output = semel(folder, arguments).output().expect("semel starts");

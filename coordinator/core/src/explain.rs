@@ -67,7 +67,7 @@ impl Core {
         let here: Vec<&Session> =
             self.sessions.values().filter(|s| s.region == lane.region && s.stream.is_some()).collect();
         if here.is_empty() {
-            return wait(WaitReason::NoAgentInRegion, &format!("no agent of region {} is connected", lane.region));
+            return wait(WaitReason::NoAgentInRegion, "");
         }
         let serving: Vec<(&Session, &Serving)> =
             here.iter().filter_map(|s| s.models.get(model).map(|m| (*s, m))).collect();

@@ -219,11 +219,11 @@ pub fn execution(job: &JobId, row: Execution) -> pb::Execution {
 }
 
 /// A cell that has no record, and why.
-pub fn missing(job: &JobId, cell: u32, key: &CellKey, why: WaitReason) -> pb::Execution {
+pub fn missing(job: &JobId, cell: u32, key: &CellKey, why: Option<WaitReason>) -> pb::Execution {
     pb::Execution {
         key: Some(self::key(job, key)),
         cell: cell.into(),
-        missing: number(Some(why)),
+        missing: number(why),
         ..pb::Execution::default()
     }
 }

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use semel_core::{event::Answer, id::JobId};
-use semel_spec::{Fault, Faults};
+use semel_spec::{Fault, Faults, MAX_FAULTS};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -32,7 +32,9 @@ pub fn invalid(faults: &Faults) -> Status {
         }
     }
     if let Some(more) = budget.rest("faults") {
-        details.add_bad_request_violation("", format!("{more}; put these right first"));
+        // Beyond its bound the check itself only counts, in words that are one more fault here.
+        let least = if faults.0.len() > MAX_FAULTS { "at least " } else { "" };
+        details.add_bad_request_violation("", format!("{least}{more}; put these right first"));
     }
     let lines = faults.iter().map(Fault::to_string);
     Status::with_error_details(Code::InvalidArgument, message("refused", lines), details)
@@ -221,7 +223,7 @@ fn clipped_message(text: String) -> String {
     cut
 }
 
-/// A line of the details: at most a tenth of all of them.
+/// A line of the details: at most a fifth of all of them.
 fn clipped(text: &str) -> String {
     const MOST: usize = MAX_LISTED_BYTES / 5;
     if text.len() <= MOST {

@@ -6,7 +6,6 @@ pub mod sqlite;
 
 use std::sync::Arc;
 
-use crate::audit::{AuditError, AuditReport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use semel_core::{
@@ -20,6 +19,8 @@ use semel_core::{
     tables::{Loaded, Refused},
     words::Status,
 };
+
+use crate::audit::{AuditError, AuditReport};
 
 /// Content of a page of records, in bytes: a page ends at the row that reaches it.
 pub const MAX_PAGE_BYTES: usize = 2 << 20;
@@ -222,9 +223,9 @@ pub trait Store: Send + Sync {
         filter: &Filter,
     ) -> Result<Vec<(Cell, FencingToken, u32)>, ReadError>;
 
+    /// Recounts a job from the tables alone; `None` if there is no such job.
+    async fn audit(&self, job: &JobId) -> Result<Option<AuditReport>, AuditError>;
+
     /// The audit log, newest first, before an entry.
     async fn audit_log(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, ReadError>;
-
-    /// Recounts a job from the tables alone, in one snapshot. `None` if there is no such job.
-    async fn audit(&self, job: &JobId) -> Result<Option<AuditReport>, AuditError>;
 }

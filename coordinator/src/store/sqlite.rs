@@ -19,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use crate::audit::{AuditError, AuditReport};
 use async_trait::async_trait;
 use semel_core::{
     Committed,
@@ -41,6 +40,8 @@ pub use self::{
     schema::SchemaError,
 };
 use self::{lock::StoreLock, read::Page};
+use crate::audit::{AuditError, AuditReport, audit_file};
+
 use super::{Attempt, AuditEntry, CommitError, DEFAULT_NAMESPACE, Execution, Filter, JobSpecs, ReadError, Store};
 
 /// Connections that read at the same time; a further reader waits its turn.
@@ -346,12 +347,13 @@ impl Store for SqliteStore {
         read::records_for_retry(&mut *self.reader().await?, self.namespace, job, filter).await
     }
 
+    async fn audit(&self, job: &JobId) -> Result<Option<AuditReport>, AuditError> {
+        // On a connection of its own: it reads for long, and its rows are narrow and many.
+        audit_file(&self.path, self.namespace, job).await
+    }
+
     async fn audit_log(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, ReadError> {
         let page = Page { after: before, limit };
         read::audit_log(&mut *self.reader().await?, self.namespace, page).await
-    }
-
-    async fn audit(&self, job: &JobId) -> Result<Option<AuditReport>, AuditError> {
-        crate::audit::audit(&mut *self.reader().await?, self.namespace, job).await
     }
 }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use semel_proto::v1::{
-    self as pb, report::Outcome, session_request::Body as Say, session_response::Body as Hear,
-};
+use semel_proto::v1::{self as pb, report::Outcome, session_request::Body as Say, session_response::Body as Hear};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;

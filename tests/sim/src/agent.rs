@@ -92,6 +92,8 @@ pub enum RunEnd {
     Release(semel_session::ReleaseReason, String),
     /// The process dies of it.
     Kill,
+    /// As within; the agent has found that it can't reach the model.
+    Misconfigured(ModelId, Box<RunEnd>),
 }
 
 /// What a process has said and heard on its current stream: the checkers' own account of it.

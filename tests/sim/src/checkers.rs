@@ -299,9 +299,10 @@ impl Books {
         judge(record, book, &name, around)?;
         // Rule S7: a death in company is never the last.
         let lost = record.body.digest == Digest::default();
-        let row = batch.attempts.iter().find(|a| a.token == token && a.kind == AttemptKind::Lost);
-        hold(!(lost && row.is_some_and(|a| a.in_company)), "S7", || format!("{name}: failed by a death in company"))?;
+        let row = batch.attempts.iter().find(|a| a.token == token && a.kind != AttemptKind::Fenced);
         let policy = &book.plan.policy;
+        let by_company = lost && row.is_some_and(|a| a.in_company) && policy.on_lease_lost.may_run_again();
+        hold(!by_company, "S7", || format!("{name}: failed by a death in company"))?;
         let spent = counted + u32::from(row.is_some_and(|a| a.counted)) >= policy.attempts
             || free + 1 >= MAX_FREE_ENDS
             || !policy.on_lease_lost.may_run_again();
@@ -352,7 +353,6 @@ impl Books {
             let job = self.jobs.get_mut(&grant.job);
             let Some(job) = job else { return Ok(()) };
             job.leased += 1;
-            hold(job.state == JobState::Open, "J1", || format!("{name}: leased in a closed job"))?;
             let lane = job.plan.matrix.lane_of(cell).map(|l| job.plan.matrix.lanes()[l].region.clone());
             let region = around.regions.get(&grant.agent);
             hold(lane.as_ref() == region, "P8", || format!("{name}: {lane:?} goes to {region:?}"))?;
@@ -403,7 +403,9 @@ impl Books {
     fn conserved(&self, batch: &Batch) -> Check {
         let records = batch.records.iter().map(|r| &r.job);
         let replaced = batch.replaced.iter().map(|r| &r.job);
-        let touched: BTreeSet<&JobId> = records.chain(replaced).chain(batch.job_changes.keys()).collect();
+        let granted = batch.grants.iter().map(|g| &g.job);
+        let touched: BTreeSet<&JobId> =
+            records.chain(replaced).chain(granted).chain(batch.job_changes.keys()).collect();
         for id in touched {
             let Some(book) = self.jobs.get(id) else { continue };
             let (recorded, expected) = (book.recorded, book.expected());

@@ -197,6 +197,16 @@ impl World {
     }
 
     fn run_is_over(&mut self, number: ProcNo, token: LeaseToken, run: u64, end: RunEnd) -> Check {
+        if let RunEnd::Misconfigured(model, end) = end {
+            // The agent probes on, and says when the model can be reached again.
+            if self.processes[number].runs.get(&token) == Some(&run) {
+                self.processes[number].session.handle_model_state(model.as_str(), false, "401");
+                let at = self.agents[self.processes[number].agent].models.iter().position(|m| *m == model);
+                let pause = self.dice.between(500, 5_000);
+                self.later(pause, Ev::ModelReady(number, at.unwrap_or(0)));
+            }
+            return self.run_is_over(number, token, run, *end);
+        }
         let one = &mut self.processes[number];
         if one.runs.get(&token) != Some(&run) {
             return Ok(());
@@ -206,16 +216,10 @@ impl World {
         match end {
             RunEnd::Report(done) => one.session.handle_finished(&token, done),
             RunEnd::Release(reason, message) => {
-                if reason == ReleaseReason::Misconfigured
-                    && let Some(model) = self.agents[one.agent].models.first()
-                {
-                    one.session.handle_model_state(model.as_str(), false, &message);
-                    let pause = self.dice.between(500, 5_000);
-                    self.later(pause, Ev::ModelReady(number, 0));
-                }
-                self.processes[number].session.handle_released(&token, reason, message);
+                one.session.handle_released(&token, reason, message);
             }
             RunEnd::Kill => self.cell_kills(number, token)?,
+            RunEnd::Misconfigured(..) => {}
         }
         Ok(())
     }
@@ -238,6 +242,8 @@ impl World {
             }
             Down::Other(ToAgent::Welcome { ttl_ms, heartbeat_ms, lost, .. }) => {
                 if current {
+                    let limit = self.agents[one.agent].orphan_limit_ms.unwrap_or(witness.ttl_ms);
+                    witness.proven_at = witness.proven_at.filter(|at| local < at + limit);
                     witness.ttl_ms = ttl_ms;
                     witness.proven_at.get_or_insert(witness.hello_at);
                     witness.ended.extend(lost.iter().copied());
@@ -336,7 +342,8 @@ impl World {
                 let agent = self.processes[number].agent;
                 self.process_dies(number, true);
                 // Somebody starts the agent again, unless another process has taken its place.
-                if reason != semel_session::StopReason::Superseded && !self.config.embedded {
+                let place_taken = self.processes.iter().any(|p| p.agent == agent && !p.dead);
+                if !place_taken {
                     let pause = self.dice.between(100, 5_000);
                     self.later(pause, Ev::Starts(agent, 0));
                 }
@@ -390,9 +397,15 @@ impl World {
         let retry_after_ms = self.dice.one_in(2).then(|| self.dice.between(100, 5_000));
         match self.dice.between(0, 3) {
             0 => RunEnd::Release(ReleaseReason::RateLimited { retry_after_ms }, "429".into()),
-            1 => RunEnd::Release(ReleaseReason::Misconfigured, "401".into()),
+            1 => RunEnd::Misconfigured(
+                work.key.model.clone(),
+                Box::new(RunEnd::Release(ReleaseReason::Misconfigured, "401".into())),
+            ),
             2 => RunEnd::Report(failure(work, run, FailureReason::RateLimited, true)),
-            _ => RunEnd::Report(failure(work, run, FailureReason::Misconfigured, true)),
+            _ => RunEnd::Misconfigured(
+                work.key.model.clone(),
+                Box::new(RunEnd::Report(failure(work, run, FailureReason::Misconfigured, true))),
+            ),
         }
     }
 
@@ -431,8 +444,8 @@ impl World {
             }
             _ => {}
         }
-        let hello = matches!(message, Message::Hello { .. });
-        let swallowed = !hello && self.dice.permille(self.faults.swallowed);
+        let heeded = matches!(message, Message::Hello { .. } | Message::ModelStates(_));
+        let swallowed = !heeded && self.dice.permille(self.faults.swallowed);
         let delay = self.delay();
         let Some(stream) = self.net.streams.get_mut(&id) else { return Ok(()) };
         if let Some(at) = stream.up.arrival(self.now, delay).filter(|_| !swallowed) {

@@ -88,6 +88,8 @@ pub enum Ev {
     BacksUp,
     /// The faults stop.
     Peace,
+    /// Paused jobs are resumed.
+    Resumes,
 }
 
 /// What became of a commit, as the coordinator learns it.
@@ -321,6 +323,7 @@ impl World {
                 Ok(())
             }
             Ev::Peace => self.peace(),
+            Ev::Resumes => self.resumes(),
         }
     }
 
@@ -377,10 +380,17 @@ impl World {
                 self.later(10, Ev::Starts(agent, 0));
             }
         }
-        let ids: Vec<_> = self.clients.plans.iter().map(|p| p.id.clone()).collect();
-        for id in ids {
+        self.later(60_000, Ev::Resumes);
+        Ok(())
+    }
+
+    /// In peace somebody resumes what is left paused.
+    fn resumes(&mut self) -> Check {
+        self.later(60_000, Ev::Resumes);
+        let paused: Vec<_> = self.store.tables.jobs.iter().filter(|(_, j)| j.paused).map(|(id, _)| id.clone()).collect();
+        for id in paused {
             let call = self.clients.number(Call::Resume(id.clone()));
-            self.later(60_000, Ev::Called(call, Call::Resume(id)));
+            self.later(1, Ev::Called(call, Call::Resume(id)));
         }
         Ok(())
     }

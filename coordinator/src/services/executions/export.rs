@@ -74,7 +74,6 @@ impl Export {
         let (cell, execution) = match row {
             Row::Record(record) => (record.cell, Some(convert::execution(&self.job, *record))),
             Row::Missing(cell, why) => {
-                let why = why.unwrap_or(WaitReason::NoFreeSlot);
                 (cell, matrix.key(cell).map(|key| convert::missing(&self.job, cell.0, &key, why)))
             }
         };

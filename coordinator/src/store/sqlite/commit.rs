@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 
 use semel_core::{
-    batch::{AgentRow, AttemptRow, AuditRow, Batch, GrantRow, JobChange, JobRow, Record},
+    batch::{AgentRow, AttemptRow, AuditRow, Batch, GrantRow, JobChange, JobRow, Outcome, Record, ReportBody},
     id::{Epoch, JobId, Seq},
     tables::Refused,
     words::{AttemptKind, JobState},
@@ -106,10 +106,11 @@ pub async fn commit(
     let write = Write { conn: &mut tx, namespace };
     match write.all(epoch, seq, batch).await {
         Ok(()) => Ok(tx.commit().await?),
-        Err(error) => {
-            tx.rollback().await?;
-            Err(error)
-        }
+        Err(error) => match (tx.rollback().await, error) {
+            (Err(failed), CommitError::Refused(_)) => Err(failed.into()),
+            // SQLite rolls back by itself when the disk is full; what came first says more.
+            (_, error) => Err(error),
+        },
     }
 }
 
@@ -328,10 +329,10 @@ impl Write<'_> {
     }
 }
 
-fn output_bytes(body: &semel_core::batch::ReportBody) -> Option<i64> {
+fn output_bytes(body: &ReportBody) -> Option<i64> {
     match &body.outcome {
-        semel_core::batch::Outcome::Succeeded(s) => i64::try_from(s.output.len()).ok(),
-        semel_core::batch::Outcome::Failed(_) => None,
+        Outcome::Succeeded(s) => i64::try_from(s.output.len()).ok(),
+        Outcome::Failed(_) => None,
     }
 }
 
