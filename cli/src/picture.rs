@@ -27,7 +27,7 @@ pub fn headline(job: &pb::Job, rate: Option<&Rate>) -> String {
 pub fn standing(job: &pb::Job, rate: Option<&Rate>) -> String {
     let counts = job.counts.unwrap_or_default();
     let state = words::state(job.state());
-    let paused = if job.paused && job.state() == pb::JobState::Open { " (paused)" } else { "" };
+    let paused = if job.paused && is_pausable(job.state()) { " (paused)" } else { "" };
     let mut parts = vec![format!("{state}{paused}"), format!("{} of {} recorded", counts.recorded, counts.expected)];
     let known = [
         (counts.failed, "failed"),
@@ -42,6 +42,11 @@ pub fn standing(job: &pb::Job, rate: Option<&Rate>) -> String {
         parts.extend(left.map(|left| format!("about {} left", in_words(left))));
     }
     parts.join(", ")
+}
+
+/// Whether a pause means something: of a complete job it holds back what is retried.
+pub fn is_pausable(state: pb::JobState) -> bool {
+    matches!(state, pb::JobState::Open | pb::JobState::Complete)
 }
 
 /// The matrix: recorded / expected of each model in each region, and what failed.
@@ -98,8 +103,11 @@ fn reason(group: &pb::PendingGroup) -> String {
     if detail.len() < group.detail.len() {
         detail.push('…');
     }
-    // The coordinator's words often begin with the reason's own.
-    let words = if detail.is_empty() { because.to_owned() } else { format!("{because}: {}", shown(&detail)) };
+    let words = match detail.as_str() {
+        "" => because.to_owned(),
+        detail if detail == because => because.to_owned(),
+        detail => format!("{because}: {}", shown(detail)),
+    };
     format!("{} of {} in {}: {words}{until}", group.cells, shown(&group.model), shown(&group.region))
 }
 

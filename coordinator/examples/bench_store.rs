@@ -47,7 +47,12 @@ async fn main() -> anyhow::Result<()> {
         let (b, s) = (bare.rate(rows), store.rate(rows));
         println!(
             "{batch:>6} {:>14.0} ({:>6.1}) {:>15.0} ({:>6.1}) {:>4.0} % ({:.0} %)",
-            b.0, b.1, s.0, s.1, 100.0 * s.0 / b.0, 100.0 * b.1 / s.1
+            b.0,
+            b.1,
+            s.0,
+            s.1,
+            100.0 * s.0 / b.0,
+            100.0 * b.1 / s.1
         );
         if batch == 512 {
             read_back(&path, &job).await?;
@@ -111,13 +116,21 @@ struct Job {
 
 impl Job {
     fn new(rows: u32, output_bytes: usize) -> anyhow::Result<Self> {
-        let question = |n| Question { id: format!("question-{n:07}"), prompt: Some(format!("What is {n}?")), ..Question::default() };
+        let question = |n| Question {
+            id: format!("question-{n:07}"),
+            prompt: Some(format!("What is {n}?")),
+            ..Question::default()
+        };
         let model = Model {
             id: "mistral-7b".into(),
             regions: ["us-east", "eu-west", "asia-pacific"].map(String::from).to_vec(),
             ..Model::default()
         };
-        let spec = JobSpec { questions: (0..rows.div_ceil(3)).map(question).collect(), models: vec![model], ..JobSpec::default() };
+        let spec = JobSpec {
+            questions: (0..rows.div_ceil(3)).map(question).collect(),
+            models: vec![model],
+            ..JobSpec::default()
+        };
         let checked = semel_spec::check(spec).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
         let row = JobRow {
             id: "bench".into(),
@@ -237,7 +250,8 @@ async fn bare(path: &Path, job: &Job, rows: u32, batch_rows: usize) -> anyhow::R
         .await?;
     let records: Vec<_> = (0..rows).map(|i| job.record(1 << 40, i)).collect();
     let marks = vec!["?"; COLUMNS.split(',').count()].join(", ");
-    let text = |n: usize| format!("INSERT INTO executions ({COLUMNS}) VALUES {}", vec![format!("({marks})"); n].join(", "));
+    let text =
+        |n: usize| format!("INSERT INTO executions ({COLUMNS}) VALUES {}", vec![format!("({marks})"); n].join(", "));
     let full = text(BARE_CHUNK);
     let watch = Watch::start();
     for batch in records.chunks(batch_rows) {

@@ -48,7 +48,11 @@ pub struct Provider {
 impl Provider {
     /// Listens on a free port.
     pub fn start(behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_on(0, behaviour)
+    }
+    /// Listens on this port of loopback.
+    pub fn start_on(port: u16, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(behaviour),
@@ -113,7 +117,7 @@ fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let mut writer = stream;
     while let Some((line, key, body)) = request(&mut reader)? {
         let (status, headers, text) = if line.starts_with("GET") {
-            (200, String::new(), models())
+            listing(shared)
         } else {
             *shared.calls.lock().expect("no panic").entry(key).or_default() += 1;
             shared.running.fetch_add(1, Ordering::SeqCst);
@@ -129,6 +133,12 @@ fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         writer.flush()?;
     }
     Ok(())
+}
+
+/// The list of models, or the refusal that every call meets.
+fn listing(shared: &Shared) -> (u16, String, String) {
+    let status = shared.behaviour.lock().expect("no panic").status;
+    if status == 401 { (status, String::new(), completion(&[], status)) } else { (200, String::new(), models()) }
 }
 
 fn take_time(shared: &Shared) -> Behaviour {

@@ -61,10 +61,12 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
             answer.still_running
         ))?;
     }
-    out.line(format!(
-        "to open it again: semel retry {} --status failed --reopen",
-        shown(&picture::quoted(&arguments.job))
-    ))?;
+    if job.state() == pb::JobState::Cancelled {
+        out.line(format!(
+            "to open it again: semel retry {} --status failed --reopen",
+            shown(&picture::quoted(&arguments.job))
+        ))?;
+    }
     out.flush()?;
     Ok(Exit::Complete)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     arguments::OutputArgs,
     exit::Exit,
-    json,
+    json, picture,
     road::{Jobs, Target, ask, failure},
     table::table,
     terminal::{Out, shown},
@@ -72,7 +72,7 @@ pub async fn all(mut jobs: Jobs) -> anyhow::Result<Vec<pb::Job>> {
 
 fn row(job: &pb::Job) -> Vec<String> {
     let counts = job.counts.unwrap_or_default();
-    let paused = if job.paused && job.state() == pb::JobState::Open { ", paused" } else { "" };
+    let paused = if job.paused && picture::is_pausable(job.state()) { ", paused" } else { "" };
     vec![
         shown(&job.job_id),
         format!("{}{paused}", words::state(job.state())),

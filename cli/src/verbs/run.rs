@@ -158,7 +158,7 @@ impl Story<'_> {
         if let (Some(address), Some(file)) = (&self.place.coordinator, &self.place.token_file) {
             let file = picture::quoted(&file.display().to_string());
             words.push(format!("--coordinator {} --token-file {file}", picture::quoted(address)));
-        } else if self.place.store != PathBuf::from("./semel.db") {
+        } else if self.place.store.as_os_str() != "./semel.db" {
             words.push(format!("--store {}", picture::quoted(&self.place.store.display().to_string())));
         }
         if !options.is_empty() {

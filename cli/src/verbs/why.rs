@@ -62,12 +62,8 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
 
 fn row(group: &pb::PendingGroup) -> Vec<String> {
     let until = group.until_ms.map(|ms| format!("for {} more", in_words(Duration::from_millis(ms))));
-    let more: Vec<String> = [json::some(&group.detail).map(shown), until].into_iter().flatten().collect();
-    vec![
-        group.cells.to_string(),
-        shown(&group.model),
-        shown(&group.region),
-        words::waits_because(group.reason()).to_owned(),
-        more.join("; "),
-    ]
+    let because = words::waits_because(group.reason());
+    let detail = json::some(&group.detail).filter(|detail| *detail != because).map(shown);
+    let more: Vec<String> = [detail, until].into_iter().flatten().collect();
+    vec![group.cells.to_string(), shown(&group.model), shown(&group.region), because.to_owned(), more.join("; ")]
 }

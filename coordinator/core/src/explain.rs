@@ -75,7 +75,7 @@ impl Core {
             let names: Vec<_> = here.iter().take(3).map(|s| s.agent.as_str()).collect();
             return wait(WaitReason::NoAgentWithModel, &format!("{} serves no {model}", names.join(", ")));
         }
-        if let Some((session, why)) = all(&serving, |(s, m)| m.unready.as_ref().map(|why| (*s, why))) {
+        if let Some((session, why)) = all(&serving, |(s, m)| m.trouble(now).map(|why| (*s, why))) {
             return wait(WaitReason::AgentMisconfigured, &format!("agent {}: {why}", session.agent));
         }
         if let Some(session) = all(&serving, |(s, _)| (s.slots == 0 || s.deaf).then_some(*s)) {

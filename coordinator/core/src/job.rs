@@ -66,25 +66,28 @@ pub(crate) struct History {
     pub used: u32,
     /// Ends of this budget that were nobody's fault.
     pub free: u32,
-    /// Whether it died together with other leases (rule S7).
-    pub died_in_company: bool,
+    /// Whether its agent died with it, in company or alone (rule S7).
+    pub died: bool,
 }
 
 impl History {
-    /// Rule S7: with one attempt left after a death in company, a cell runs alone on its agent.
+    /// Rule S7: with one attempt left after a death, a cell runs alone on its agent. Also where that death
+    /// was alone: in company once more, the last attempt would not count as the last, and the cell be
+    /// leased for more deaths than its limit.
     pub fn must_run_alone(&self, policy: &Policy) -> bool {
-        self.died_in_company && policy.attempts.saturating_sub(self.used) <= 1
+        self.died && policy.attempts.saturating_sub(self.used) <= 1
     }
 
     /// The budget that the history of a cell leaves, read in the order of tokens.
     fn read(rows: &[&StoredAttempt]) -> Self {
+        const LEASE_LOST: Option<FailureReason> = Some(FailureReason::LeaseLost);
         let budget = rows.iter().rposition(|a| a.kind == AttemptKind::Replaced).map_or(0, |i| i + 1);
         let this = &rows[budget..];
         Self {
             last: rows.iter().map(|a| a.attempt).max().unwrap_or(0),
             used: this.iter().filter(|a| a.counted).count() as u32,
-            free: this.iter().filter(|a| !a.counted && a.reason == Some(FailureReason::LeaseLost)).count() as u32,
-            died_in_company: this.iter().any(|a| a.in_company),
+            free: this.iter().filter(|a| !a.counted && a.reason == LEASE_LOST).count() as u32,
+            died: this.iter().any(|a| a.kind == AttemptKind::Lost && a.counted && a.reason == LEASE_LOST),
         }
     }
 }
@@ -482,8 +485,8 @@ mod tests {
     }
 
     #[test]
-    fn s7_a_cell_runs_alone_only_with_one_attempt_left_after_a_death_in_company() {
-        let died = |used| History { used, died_in_company: true, ..History::default() };
+    fn s7_a_cell_runs_alone_only_with_one_attempt_left_after_a_death() {
+        let died = |used| History { used, died: true, ..History::default() };
         assert!(!died(1).must_run_alone(&policy(3)));
         assert!(died(2).must_run_alone(&policy(3)));
         assert!(died(1).must_run_alone(&policy(1)));

@@ -163,11 +163,12 @@ impl Core {
         let policy = &job.row.policy;
         // The agent knows whether its model is warm and enforces the right one; this is the backstop.
         let run = policy.run_timeout_ms.max(policy.cold_timeout_ms);
-        let timeout = at.mono.after(run + self.config.ttl_ms + self.config.margin_ms);
-        if let Some(old) = lease.timeout_at.replace(timeout) {
-            self.timeouts.remove(&(old, token));
+        // It counts from the first word of it: a stream that breaks again and again prolongs nothing.
+        if lease.stage == LeaseStage::Started && lease.timeout_at.is_none() {
+            let timeout = at.mono.after(run + self.config.ttl_ms + self.config.margin_ms);
+            lease.timeout_at = Some(timeout);
+            self.timeouts.insert((timeout, token));
         }
-        self.timeouts.insert((timeout, token));
     }
 
     /// Takes a lease out of every set but the tables: the caller records its cell or blanks its slot.
@@ -295,7 +296,7 @@ impl Core {
         let counted = matches!(loss, Loss::Culprit | Loss::InCompany | Loss::TimedOut);
         history.used += u32::from(counted);
         history.free += u32::from(loss == Loss::Nobody);
-        history.died_in_company |= loss == Loss::InCompany;
+        history.died |= matches!(loss, Loss::Culprit | Loss::InCompany);
         let ran = counted || loss == Loss::Nobody;
         let last = (ran && !policy.on_lease_lost.may_run_again())
             || (counted && loss != Loss::InCompany && history.used >= policy.attempts)

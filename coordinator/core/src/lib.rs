@@ -193,7 +193,11 @@ impl Core {
         expires_at: Millis,
     ) {
         let agent = &grant.row.agent;
-        let attempt = self.jobs.get(&no).and_then(|j| j.history.get(&cell)).map_or(1, |h| h.last + 1);
+        let job = self.jobs.get(&no);
+        let history = job.and_then(|j| j.history.get(&cell));
+        let attempt = history.map_or(1, |h| h.last + 1);
+        // Rule S7: a takeover does not bring company to a cell that runs alone.
+        let alone = job.zip(history).is_some_and(|(j, h)| h.must_run_alone(&j.row.policy));
         let (number, incarnation) = self.latest.get(agent).copied().unwrap_or((0, grant.row.incarnation));
         let region = regions.get(agent).cloned().unwrap_or_else(|| RegionId::new(""));
         let session = self
@@ -201,6 +205,7 @@ impl Core {
             .entry(agent.clone())
             .or_insert_with(|| Session::absent(agent.clone(), incarnation, number, region, expires_at));
         session.leases.insert(token);
+        session.alone |= alone;
         let lease = Lease {
             token: LeaseToken { fencing: token, nonce: grant.row.nonce },
             job: no,

@@ -30,8 +30,12 @@ const MAX_REST_MS: u64 = 60_000;
 impl Core {
     /// What became of an attempt.
     pub(crate) fn report(&mut self, at: Now, report: Report, out: &mut Decision) {
-        let agent = self.streams.get(&report.stream);
-        let Some(lease) = agent.and_then(|agent| self.live(agent, report.token)) else {
+        let Some(agent) = self.streams.get(&report.stream) else {
+            // The stream was given up, and whose word this is is not known any more: no receipt may end
+            // a result that its agent will report again on its next stream.
+            return;
+        };
+        let Some(lease) = self.live(agent, report.token) else {
             return self.report_of_the_past(at, report, out);
         };
         let lease = lease.clone();
@@ -233,7 +237,7 @@ impl Core {
                     serving.rest_until = at.mono.after(serving.rest_ms);
                 }
                 if let Some(serving) = session.models.get_mut(model) {
-                    serving.unready = Some(release.message.clone());
+                    serving.trouble = Some(release.message.clone());
                 }
             }
             ReleaseReason::Draining => session.slots = 0,
@@ -357,7 +361,10 @@ fn verdict<'a>(past: &'a Past, agent: Option<&AgentId>, token: LeaseToken, diges
             () => Verdict::Refused(record, ReceiptReason::Conflict).unless_kept(past, digest),
         };
     }
-    let ended = past.attempts.iter().find(|(kind, _, _)| *kind != AttemptKind::Fenced);
+    // A record that a retry moved is what its report was answered with, also where the attempt that
+    // led to it has an entry of its own (rule S6).
+    let replaced = past.attempts.iter().find(|(kind, _, _)| *kind == AttemptKind::Replaced);
+    let ended = replaced.or_else(|| past.attempts.iter().find(|(kind, _, _)| *kind != AttemptKind::Fenced));
     let Some((kind, fenced, row)) = ended.or(past.attempts.first()) else {
         return Verdict::Unknown;
     };

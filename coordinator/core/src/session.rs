@@ -23,10 +23,21 @@ pub(crate) struct Serving {
     /// Why it can't be reached.
     pub unready: Option<Arc<str>>,
     /// Not to be used before, after leases of it were handed back; doubled each time until one succeeds.
+    /// What the agent says of a model stands until it says otherwise; a lease that comes back only
+    /// makes it rest, since a report can come long after what it tells of.
     pub rest_until: Millis,
+    /// Why it rests.
+    pub trouble: Option<Arc<str>>,
     pub rest_ms: u64,
     /// The last success.
     pub warm_at: Option<Millis>,
+}
+
+impl Serving {
+    /// Why it can't be used now.
+    pub fn trouble(&self, now: Millis) -> Option<&Arc<str>> {
+        self.unready.as_ref().or(self.trouble.as_ref().filter(|_| now < self.rest_until))
+    }
 }
 
 /// The liveness of an agent's incarnation.
@@ -52,7 +63,8 @@ pub(crate) struct Session {
     pub held_xor: u64,
     /// When the list was last asked for.
     pub asked_at: Option<Millis>,
-    /// It beats and does not read: no more leases until it acknowledges one (rule S2).
+    /// It beats and does not read (rule S2): until it acknowledges one, it is given one lease at a
+    /// time, and none before `rest_until`.
     pub deaf: bool,
     /// Takes no leases for a while, after it handed some back.
     pub rest_until: Millis,
@@ -90,8 +102,13 @@ impl Session {
 
     /// How many leases it can take now.
     pub fn capacity(&self, now: Millis) -> u32 {
-        if self.stream.is_none() || self.slots == 0 || self.deaf || self.alone || now < self.rest_until {
+        if self.stream.is_none() || self.slots == 0 || self.alone || now < self.rest_until {
             return 0;
+        }
+        if self.deaf {
+            // Its leases may have come too late, and their Revokes right behind them: there was nothing
+            // left to acknowledge. So it is tried again.
+            return u32::from(self.offered.is_empty());
         }
         (self.slots + self.prefetch).saturating_sub(self.leases.len() as u32)
     }
@@ -189,7 +206,7 @@ impl Core {
             session.stream = None;
             session.stopping.clear();
         }
-        self.confirm(&hello.agent.clone(), present);
+        self.confirm(at, &hello.agent, present);
     }
 
     /// The same incarnation says what it holds: what it does not have is lost.
@@ -207,13 +224,18 @@ impl Core {
         for token in missing {
             self.vanish(at, token, out);
         }
-        self.confirm(agent, present);
+        self.confirm(at, agent, present);
     }
 
     /// What the agent has shown to hold has arrived.
-    fn confirm(&mut self, agent: &AgentId, present: &BTreeMap<FencingToken, LeaseStage>) {
+    fn confirm(&mut self, at: Now, agent: &AgentId, present: &BTreeMap<FencingToken, LeaseStage>) {
         for (&token, &stage) in present {
-            self.note_stage(agent, token, stage);
+            if stage == LeaseStage::Started {
+                // Heard of in a list and in no heartbeat: its timeout counts from here.
+                self.note_started(at, agent, token);
+            } else {
+                self.note_stage(agent, token, stage);
+            }
         }
     }
 
@@ -246,7 +268,8 @@ impl Core {
         for (model, provider, unready) in models {
             let gate = self.gates.number(&provider, &model, &region);
             let warm_at = before.remove(&model).and_then(|s| s.warm_at);
-            let serving = Serving { provider, gate, unready, rest_until: Millis(0), rest_ms: 0, warm_at };
+            let rest_until = Millis(0);
+            let serving = Serving { provider, gate, unready, rest_until, trouble: None, rest_ms: 0, warm_at };
             session.models.insert(model, serving);
         }
         session.incarnation = incarnation;
@@ -308,6 +331,7 @@ impl Core {
             let late = session.offered.first().filter(|(sent, _)| at.mono.since(*sent) >= patience);
             let Some(&(_, token)) = late else { break };
             session.deaf = true;
+            session.rest_until = session.rest_until.max(at.mono.after(self.config.ttl_ms));
             self.revoke(token, RevokeReason::NotAcknowledged, out);
             self.lose(at, token, Loss::NeverArrived, out);
         }
@@ -326,7 +350,7 @@ impl Core {
                 out.outbox.push(Out::Agent(held.stream, ToAgent::Revoke(*token, RevokeReason::NotLive)));
             }
         }
-        self.confirm(&agent, &present);
+        self.confirm(at, &agent, &present);
         let Some(session) = self.sessions.get_mut(&agent) else {
             return;
         };
@@ -391,8 +415,9 @@ impl Core {
             s.leases.iter().filter(|t| self.leases.get(t).is_some_and(|l| l.stage == LeaseStage::Started)).count()
                 as u32
         };
-        let models =
-            |s: &Session| s.models.iter().map(|(id, m)| (id.clone(), m.provider.clone(), m.unready.clone())).collect();
+        let models = |s: &Session| {
+            s.models.iter().map(|(id, m)| (id.clone(), m.provider.clone(), m.trouble(now).cloned())).collect()
+        };
         let view = |s: &Session| AgentView {
             agent: s.agent.clone(),
             region: s.region.clone(),

@@ -27,7 +27,11 @@ impl<'r> KeySeen<'r> {
 
 impl std::fmt::Display for KeySeen<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "(region {:?}, model {:?}, question {:?}, repeat {})", self.region, self.model, self.question, self.repeat)
+        write!(
+            f,
+            "(region {:?}, model {:?}, question {:?}, repeat {})",
+            self.region, self.model, self.question, self.repeat
+        )
     }
 }
 
@@ -37,22 +41,25 @@ pub(super) struct RecordSeen<'r> {
     cell: i64,
     token: i64,
     failed: bool,
-    failure_reason: Option<&'r str>,
-    /// The region that served, if it is not the key's.
+    /// It failed because another input ran (rule S6).
+    wrong_input: bool,
+    /// The region that served, if it is not the key's and the record does not say so itself (rule S6).
     served_elsewhere: Option<&'r str>,
     input_digest: &'r [u8],
 }
 
 impl<'r> RecordSeen<'r> {
+    /// The columns of `super::RECORDS`.
     pub(super) fn of(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        let failure: i64 = row.try_get(6)?;
         Ok(Self {
             key: KeySeen::of(row)?,
             cell: row.try_get(4)?,
             token: row.try_get(5)?,
-            failed: row.try_get(6)?,
-            failure_reason: row.try_get(7)?,
-            served_elsewhere: row.try_get(8)?,
-            input_digest: row.try_get(9)?,
+            failed: failure != 0,
+            wrong_input: failure == 2,
+            served_elsewhere: row.try_get(7)?,
+            input_digest: row.try_get(8)?,
         })
     }
 }
@@ -172,7 +179,7 @@ impl<'s> Recount<'s> {
             self.violated("promise 1", || format!("{key} has more than one record"));
         }
         self.input(row, lane, question, cell);
-        if let Some(served) = row.served_elsewhere.filter(|_| row.failure_reason != Some("wrong_region")) {
+        if let Some(served) = row.served_elsewhere {
             self.violated("promise 8", || format!("{key} was served by region {served:?}"));
         }
     }
@@ -196,7 +203,7 @@ impl<'s> Recount<'s> {
     /// zeros; one that failed because another input ran says so.
     fn input(&mut self, row: &RecordSeen<'_>, lane: usize, question: u32, cell: u32) {
         let nothing_ran = row.input_digest.iter().all(|b| *b == 0);
-        if row.failed && (nothing_ran || row.failure_reason == Some("wrong_input")) {
+        if row.wrong_input || row.failed && nothing_ran {
             return;
         }
         let digest = match self.last_input {
@@ -229,9 +236,13 @@ impl<'s> Recount<'s> {
             Some(cell) if i64::from(cell) == row.cell => {}
             Some(cell) => {
                 let said = row.cell;
-                self.violated("promise 4", || format!("the {kind} attempt of {key} has cell {said}, its key is cell {cell}"));
+                self.violated("promise 4", || {
+                    format!("the {kind} attempt of {key} has cell {said}, its key is cell {cell}")
+                });
             }
-            None => self.violated("promise 4", || format!("the specification has no {key}, and there is an attempt at it")),
+            None => {
+                self.violated("promise 4", || format!("the specification has no {key}, and there is an attempt at it"))
+            }
         }
         // A refused report may stand beside its lease's record: another answer under the same token.
         if *kind != "fenced" && self.record_tokens.contains(token.cast_unsigned()) {
@@ -242,7 +253,8 @@ impl<'s> Recount<'s> {
     pub(super) fn grant(&mut self, row: &GrantSeen<'_>) {
         let first = row.first;
         let Ok(slots) = serde_json::from_str::<Vec<Option<u32>>>(row.cells) else {
-            return self.violated("promise 2", || format!("the cells of grant {first} are no list of cells: {}", row.cells));
+            return self
+                .violated("promise 2", || format!("the cells of grant {first} are no list of cells: {}", row.cells));
         };
         let after = first.saturating_add_unsigned(slots.len() as u64);
         self.token(after - 1, || format!("grant {first}"));
@@ -261,14 +273,18 @@ impl<'s> Recount<'s> {
             return;
         }
         let Some(key) = self.subject.matrix.key(Cell(cell)) else {
-            return self.violated("promise 4", || format!("lease {token} is of cell {cell}, which the specification doesn't have"));
+            return self.violated("promise 4", || {
+                format!("lease {token} is of cell {cell}, which the specification doesn't have")
+            });
         };
         let state = self.subject.state;
         if !self.leased.insert(cell) {
             self.violated("promise 2", || format!("{key:?} has more than one live lease, {token} among them"));
         }
         if state != JobState::Open {
-            self.violated("promise 4 (J1)", || format!("{key:?} has a live lease, {token}, and the job is {}", state.as_str()));
+            self.violated("promise 4 (J1)", || {
+                format!("{key:?} has a live lease, {token}, and the job is {}", state.as_str())
+            });
         }
     }
 
@@ -278,7 +294,9 @@ impl<'s> Recount<'s> {
         let recorded = self.recorded.len();
         if completed_at.is_some() != (recorded == expected) {
             let said = if completed_at.is_some() { "complete" } else { "not complete" };
-            self.violated("promise 4", || format!("the job is stored as {said}, and {recorded} of {expected} cells are recorded"));
+            self.violated("promise 4", || {
+                format!("the job is stored as {said}, and {recorded} of {expected} cells are recorded")
+            });
         }
         let mut by_axis: Vec<_> = matrix
             .lanes()

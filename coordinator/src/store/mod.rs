@@ -12,10 +12,7 @@ use semel_core::{
     Committed,
     batch::{AttemptRow, Batch, ReportBody},
     event::Past,
-    id::{
-        AgentId, Cell, CellKey, Epoch, FencingToken, JobId, ModelId, QuestionId, RegionId, Seq,
-        UnixMs,
-    },
+    id::{AgentId, Cell, CellKey, Epoch, FencingToken, JobId, ModelId, QuestionId, RegionId, Seq, UnixMs},
     tables::{Loaded, Refused},
     words::Status,
 };

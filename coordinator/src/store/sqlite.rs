@@ -35,11 +35,11 @@ use sqlx::{
 };
 use tokio::{sync::Mutex, task::JoinError};
 
+use self::{lock::StoreLock, read::Page};
 pub use self::{
     lock::{LockError, lock_path},
     schema::SchemaError,
 };
-use self::{lock::StoreLock, read::Page};
 use crate::audit::{AuditError, AuditReport, audit_file};
 
 use super::{Attempt, AuditEntry, CommitError, DEFAULT_NAMESPACE, Execution, Filter, JobSpecs, ReadError, Store};
@@ -117,12 +117,7 @@ impl SqliteStore {
             .acquire_timeout(READER_TIMEOUT)
             .connect_lazy_with(reading(&path, READ_AHEAD_ROWS));
         let writer = Writer { options, conn: Some(conn), _lock: lock };
-        Ok(Self {
-            writer: Arc::new(Mutex::new(writer)),
-            readers,
-            namespace: DEFAULT_NAMESPACE,
-            path: path.into(),
-        })
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, namespace: DEFAULT_NAMESPACE, path: path.into() })
     }
 
     /// The database's path, without links.

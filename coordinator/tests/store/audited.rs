@@ -81,7 +81,9 @@ const WITHOUT_CONSTRAINTS: &str = "DROP VIEW leases; DROP VIEW answers; \
 
 /// A row more, like one that is there but for what is said.
 fn another(changes: &str) -> String {
-    format!("CREATE TEMP TABLE c AS SELECT * FROM executions WHERE cell = 5; UPDATE c SET {changes}; INSERT INTO executions SELECT * FROM c")
+    format!(
+        "CREATE TEMP TABLE c AS SELECT * FROM executions WHERE cell = 5; UPDATE c SET {changes}; INSERT INTO executions SELECT * FROM c"
+    )
 }
 
 #[tokio::test]

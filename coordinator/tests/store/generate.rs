@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use semel_core::{
     batch::{
-        AgentRow, AttemptRow, AuditRow, Batch, Failure, JobChange, JobRow, Outcome, Record, Replaced, ReportBody, Timings,
+        AgentRow, AttemptRow, AuditRow, Batch, Failure, JobChange, JobRow, Outcome, Record, Replaced, ReportBody,
+        Timings,
     },
     id::{AgentId, Cell, Digest, Epoch, FencingToken, Incarnation, JobId, Nonce, RegionId, UnixMs},
     tables::{StoredGrant, Tables},
@@ -266,7 +267,8 @@ impl Generator {
                 Some("a change of no job")
             }
             8 => {
-                let (g, slot) = tables.grants.values().find_map(|g| Some((g, g.slots.iter().position(Option::is_none)?)))?;
+                let (g, slot) =
+                    tables.grants.values().find_map(|g| Some((g, g.slots.iter().position(Option::is_none)?)))?;
                 *batch.blanks.entry(g.row.first).or_default() |= 1 << slot;
                 batch.ended.remove(&g.row.first);
                 Some("a slot blanked twice")

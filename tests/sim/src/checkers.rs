@@ -45,9 +45,11 @@ pub struct CellBook {
     pub record: Option<(FencingToken, Digest, Status)>,
     /// Attempts of this budget that count.
     pub counted: u32,
+    /// Of those, deaths of its agent.
+    pub deaths: u32,
     /// Ends of this budget that don't.
     pub free: u32,
-    /// How often it killed the process that had it, under a live lease.
+    /// How often it killed the process that had it, and paid for it with no attempt.
     pub kills: u32,
 }
 
@@ -371,16 +373,19 @@ impl Books {
 
     fn attempted(&mut self, row: &AttemptRow) -> Check {
         self.attempts.insert((row.token, row.kind, row.digest()));
-        let most = self.jobs.get(&row.job).map_or(0, |b| b.plan.policy.attempts.max(2));
+        let limit = self.jobs.get(&row.job).map_or(0, |b| b.plan.policy.attempts);
         let cell = self.cell(&row.job, row.cell)?;
         if row.kind == AttemptKind::Fenced {
             return hold(cell.live != Some(row.token), "C10", || format!("a report under live {} is fenced", row.token));
         }
+        let lost = row.reason == Some(FailureReason::LeaseLost);
         cell.counted += u32::from(row.counted);
-        cell.free += u32::from(!row.counted && row.reason == Some(FailureReason::LeaseLost));
-        let counted = cell.counted;
-        hold(counted <= most, "S7", || {
-            format!("job {} cell {}: {counted} attempts count, of {most}", row.job, row.cell.0)
+        cell.deaths += u32::from(row.counted && lost && row.kind == AttemptKind::Lost);
+        cell.free += u32::from(!row.counted && lost);
+        let (counted, deaths) = (cell.counted, cell.deaths);
+        // One more than the limit: the last attempt may die in company after failures that were reported.
+        hold(deaths <= limit.max(2) && counted <= limit + 1, "S7", || {
+            format!("job {} cell {}: {counted} attempts, {deaths} by deaths, of {limit}", row.job, row.cell.0)
         })?;
         hold(cell.free <= MAX_FREE_ENDS, "S7", || format!("job {} cell {}: free ends", row.job, row.cell.0))
     }

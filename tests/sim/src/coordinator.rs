@@ -189,6 +189,8 @@ impl World {
         self.coordinator.brain = None;
         self.coordinator.life += 1;
         self.clients.calls.clear();
+        self.heard_acknowledged.clear();
+        self.heard_started.clear();
         let ids: Vec<StreamId> = self.net.streams.keys().copied().collect();
         for id in ids {
             let Some(stream) = self.net.streams.get_mut(&id) else { continue };

@@ -35,16 +35,25 @@ impl World {
         let Some(process) = self.net.streams.get(&id).map(|s| s.process) else { return Ok(()) };
         trace!(self, "{} → coordinator {id:?}: {}", self.name(process), crate::words::up(&up));
         let event = match up {
-            Message::Hello { slots, held, spooled } => self.hello(id, process, slots, held, spooled),
-            Message::Heartbeat(beat) => Event::Heartbeat(event::Heartbeat {
-                stream: id,
-                number: beat.number,
-                slots: beat.slots,
-                acknowledged: tokens(&beat.acknowledged),
-                started: tokens(&beat.started),
-                held_count: beat.held_count,
-                held_xor: beat.held_xor,
-            }),
+            Message::Hello { slots, held, spooled } => {
+                self.heard_acknowledged.extend(held.iter().map(|h| h.token.fencing));
+                self.heard_started.extend(held.iter().filter(|h| h.started).map(|h| h.token.fencing));
+                self.hello(id, process, slots, held, spooled)
+            }
+            Message::Heartbeat(beat) => {
+                let (acknowledged, started) = (tokens(&beat.acknowledged), tokens(&beat.started));
+                self.heard_acknowledged.extend(&acknowledged);
+                self.heard_started.extend(&started);
+                Event::Heartbeat(event::Heartbeat {
+                    stream: id,
+                    number: beat.number,
+                    slots: beat.slots,
+                    acknowledged,
+                    started,
+                    held_count: beat.held_count,
+                    held_xor: beat.held_xor,
+                })
+            }
             Message::Report { token, result } => self.report(id, token, result),
             Message::Release { token, reason, message } => {
                 let (reason, retry_after_ms) = reason_of(reason);
@@ -53,6 +62,7 @@ impl World {
                 Event::Release(event::Release { stream: id, token, reason, message, retry_after_ms, chance })
             }
             Message::Held { leases, .. } => {
+                self.heard_acknowledged.extend(leases.iter().map(|h| h.token.fencing));
                 let leases = leases.into_iter().map(|h| (h.token, h.started)).collect();
                 Event::Held(event::Held { stream: id, leases })
             }

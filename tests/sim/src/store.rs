@@ -94,8 +94,14 @@ impl World {
             if self.running.contains_key(&token) {
                 self.later(self.patience_ms(), Ev::MustBeOver(token));
             }
+            self.killer_ended(token, &sealed.batch)?;
         }
         for row in &sealed.batch.attempts {
+            trace!(
+                self,
+                "    {} cell {} under {}: {:?}, counted {}, in company {}",
+                row.job, row.cell.0, row.token, row.kind, row.counted, row.in_company
+            );
             self.lost_while_running(row)?;
         }
         if seq.0.is_multiple_of(64) {

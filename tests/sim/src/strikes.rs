@@ -1,8 +1,8 @@
 //! Faults, as they strike.
 
 use semel_core::{
-    batch::AttemptRow,
-    id::{Digest, LeaseToken, Nonce, StreamId},
+    batch::{AttemptRow, Batch},
+    id::{Digest, FencingToken, LeaseToken, Nonce, StreamId},
     words::{AttemptKind, FailureReason},
 };
 
@@ -12,6 +12,9 @@ use crate::{
     faults::Fault,
     world::{Ev, World, trace},
 };
+
+/// How often a cell may kill its agent and pay for it with no attempt.
+const MAX_UNPAID_DEATHS: u32 = 3;
 
 impl World {
     pub(crate) fn strikes(&mut self, kind: usize) -> Check {
@@ -116,20 +119,31 @@ impl World {
         Ok(())
     }
 
-    /// A cell ends the process that has it. Under a live lease, that must not go on for ever (rule S2).
+    /// Rule S2: a lease that killed its agent cost an attempt, unless it was acknowledged and not known to
+    /// have started. Now and then one may have gone back before the coordinator knew of the death.
+    pub(crate) fn killer_ended(&mut self, token: FencingToken, batch: &Batch) -> Check {
+        if !self.killers.remove(&token) {
+            return Ok(());
+        }
+        let row = batch.attempts.iter().find(|a| a.token == token);
+        let paid = row.is_some_and(|a| a.counted || a.kind != AttemptKind::Lost);
+        let waited = self.heard_acknowledged.contains(&token) && !self.heard_started.contains(&token);
+        let Some(slot) = self.books.slots.get(&token).filter(|_| !paid && !waited) else { return Ok(()) };
+        let (job, at) = (slot.job.clone(), slot.cell);
+        let cell = self.books.jobs.get_mut(&job).and_then(|b| b.cells.get_mut(at.0 as usize));
+        let Some(cell) = cell else { return Ok(()) };
+        cell.kills += 1;
+        hold(cell.kills <= MAX_UNPAID_DEATHS, "S2", || {
+            format!("job {job} cell {} killed its agent {} times and paid for none", at.0, cell.kills)
+        })
+    }
+
+    /// A cell ends the process that has it.
     pub(crate) fn cell_kills(&mut self, process: ProcNo, token: LeaseToken) -> Check {
         trace!(self, "{} is killed by {}", self.name(process), token.fencing);
-        let slot = self.books.slots.get(&token.fencing).filter(|s| s.standing == Standing::Live).cloned();
-        if let Some(slot) = slot
-            && let Some(book) = self.books.jobs.get_mut(&slot.job)
-        {
-            let most = if self.config.embedded { 25 } else { 0 } + book.plan.policy.attempts.max(2);
-            if let Some(cell) = book.cells.get_mut(slot.cell.0 as usize) {
-                cell.kills += 1;
-                hold(cell.kills <= most, "S2", || {
-                    format!("job {} cell {} killed {} processes, of {most}", slot.job, slot.cell.0, cell.kills)
-                })?;
-            }
+        let live = self.books.slots.get(&token.fencing).is_some_and(|s| s.standing == Standing::Live);
+        if live && !self.config.embedded {
+            self.killers.insert(token.fencing);
         }
         self.agent_dies(process)
     }

@@ -137,6 +137,11 @@ pub struct World {
     pub(crate) regions: BTreeMap<AgentId, RegionId>,
     /// Runs that go on: by lease, the process.
     pub(crate) running: BTreeMap<FencingToken, ProcNo>,
+    /// Leases that killed the process that had them, while they were live.
+    pub(crate) killers: BTreeSet<FencingToken>,
+    /// What this life of the coordinator was told of: leases acknowledged, and started.
+    pub(crate) heard_acknowledged: BTreeSet<FencingToken>,
+    pub(crate) heard_started: BTreeSet<FencingToken>,
     /// Cells that kill the process that gets them; by job id and cell.
     pub(crate) poison_seed: u64,
     pub(crate) numbers: u64,
@@ -217,6 +222,9 @@ impl World {
             forgeries: BTreeMap::new(),
             regions: BTreeMap::new(),
             running: BTreeMap::new(),
+            killers: BTreeSet::new(),
+            heard_acknowledged: BTreeSet::new(),
+            heard_started: BTreeSet::new(),
             poison_seed: dice.next(),
             numbers: 0,
             trace: traced.then(Vec::new),
@@ -374,6 +382,11 @@ impl World {
             stream.down.slower_ms = 0;
         }
         self.coordinator.slow_until = 0;
+        // What was swallowed on a stream is made good on the next one.
+        for id in self.net.open_streams() {
+            self.later(1, Ev::ProcessHears(id));
+            self.later(2, Ev::CoordinatorHears(id));
+        }
         for agent in 0..self.agents.len() {
             let alive = self.processes.iter().any(|p| p.agent == agent && !p.dead);
             if !alive && !self.config.embedded {

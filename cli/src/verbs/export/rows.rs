@@ -63,7 +63,7 @@ impl<W: Write> Rows<W> {
                     let text = if is_spreadsheet_safe { without_formula(text) } else { text };
                     if is_shown { shown(&text) } else { text }
                 };
-                writer.write_record(row.into_iter().map(|(_, value)| field(value)))?;
+                writer.write_record(row.into_iter().map(|(_, value)| field(value))).map_err(csv_failure)?;
             }
         }
         Ok(())
@@ -77,7 +77,11 @@ impl<W: Write> Rows<W> {
         self.headers()?;
         let mut out = match self.form {
             Form::Jsonl(out) => out,
-            Form::Csv { writer, .. } => writer.into_inner().map_err(|error| error.into_error())?,
+            Form::Csv { mut writer, .. } => {
+                // Before `into_inner`, whose error no longer says that the reader has gone.
+                writer.flush()?;
+                writer.into_inner().map_err(|error| error.into_error())?
+            }
         };
         out.flush()?;
         Ok(out)
@@ -85,10 +89,19 @@ impl<W: Write> Rows<W> {
 
     fn headers(&mut self) -> anyhow::Result<()> {
         if let Form::Csv { writer, has_headers: has_headers @ false } = &mut self.form {
-            writer.write_record(object(&pb::ExportJobResponse::default(), self.with).keys())?;
+            let row = object(&pb::ExportJobResponse::default(), self.with);
+            writer.write_record(row.keys()).map_err(csv_failure)?;
             *has_headers = true;
         }
         Ok(())
+    }
+}
+
+/// csv's own error hides what the output said, and with it a reader that has gone.
+fn csv_failure(error: csv::Error) -> anyhow::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error.into(),
+        other => anyhow::anyhow!("a row can't be written: {other:?}"),
     }
 }
 

@@ -11,18 +11,11 @@ use semel_spec::Resolved;
 
 use crate::{exit::Refused, terminal::shown};
 
-/// How models are reached: one of three ways.
+/// How models are reached.
 #[derive(Debug, Args)]
 pub struct HowArgs {
-    /// The agents file: which agents there are, and how each reaches its models.
-    #[arg(long, value_name = "FILE", group = "how", required_unless_present_any = ["openai", "echo"])]
-    agents: Option<PathBuf>,
-    /// An OpenAI-compatible endpoint that serves every model in every region: http://127.0.0.1:11434/v1
-    #[arg(long, value_name = "URL", group = "how")]
-    openai: Option<String>,
-    /// No model at all: every cell is answered with its question. The rows say so.
-    #[arg(long, group = "how")]
-    echo: bool,
+    #[command(flatten)]
+    way: Way,
     /// The environment variable that holds the key of --openai.
     #[arg(long, value_name = "NAME", requires = "openai", conflicts_with = "key_file")]
     key_env: Option<String>,
@@ -34,17 +27,32 @@ pub struct HowArgs {
     slots: Option<u32>,
 }
 
+/// One of three ways.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Way {
+    /// The agents file: which agents there are, and how each reaches its models.
+    #[arg(long, value_name = "FILE")]
+    agents: Option<PathBuf>,
+    /// An OpenAI-compatible endpoint that serves every model in every region: http://127.0.0.1:11434/v1
+    #[arg(long, value_name = "URL")]
+    openai: Option<String>,
+    /// No model at all: every cell is answered with its question. The rows say so.
+    #[arg(long)]
+    echo: bool,
+}
+
 const _: () = assert!(DEFAULT_SLOTS == 4, "the help says the default");
 
 impl HowArgs {
     /// Whether nothing is asked of any model.
     pub fn is_echo(&self) -> bool {
-        self.echo
+        self.way.echo
     }
 
     /// Whether agents are named after their regions.
     pub fn is_short(&self) -> bool {
-        self.agents.is_none()
+        self.way.agents.is_none()
     }
 
     /// The agents for a job: an agent for each region, or those of the file that the job has a use for.
@@ -55,13 +63,13 @@ impl HowArgs {
         let slots = self.slots.unwrap_or(DEFAULT_SLOTS);
         let names: BTreeMap<String, String> =
             spec.models.iter().map(|model| (model.id.clone(), model.model.clone())).collect();
-        if let Some(file) = &self.agents {
+        if let Some(file) = &self.way.agents {
             let agents = config::read(file, &names).map_err(|faults| Refused(faults.to_string()))?;
             let is_used = |agent: &AgentSpec| lanes(spec).any(|(model, region)| serves(agent, model, region));
             return Ok(agents.into_iter().filter(is_used).collect());
         }
         let regions = regions(spec);
-        if let Some(url) = &self.openai {
+        if let Some(url) = &self.way.openai {
             let settings = OpenAiSettings { key: self.key()?, ..OpenAiSettings::new(url.as_str()) };
             let models: Vec<_> = names.into_iter().collect();
             return AgentSpec::openai_everywhere(settings, &regions, &models, slots).map_err(|faults| {

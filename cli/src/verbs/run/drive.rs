@@ -133,6 +133,9 @@ async fn neighbours(jobs: &Jobs, plan: &Plan, screen: &mut Screen) -> anyhow::Re
     Ok(())
 }
 
+/// A picture is shown again after so long without another: a line that was not due yet, the time that is left.
+const SHOW_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why watching ended.
 enum Watched {
     /// The job has ended.
@@ -149,16 +152,21 @@ async fn watch(
     screen: &mut Screen,
 ) -> anyhow::Result<Watched> {
     let mut pictures = Pictures { jobs: road.jobs(), job_id: job_id.to_owned(), stream: None };
+    let mut shown = None;
     loop {
         let picture = tokio::select! {
             biased;
             () = signals.stop.cancelled() => return Ok(Watched::Signal),
             error = road.failed() => return Err(error),
             error = fleet.ended() => return Err(error),
-            picture = pictures.next() => picture?,
+            picture = pictures.next() => Some(picture?),
+            () = tokio::time::sleep(SHOW_AGAIN) => None,
         };
-        let job = here(picture.job)?;
-        screen.show(&job, &picture.pending);
+        if let Some(picture) = picture {
+            shown = Some((here(picture.job)?, picture.pending));
+        }
+        let Some((job, pending)) = &shown else { continue };
+        screen.show(job, pending);
         if job.state() != pb::JobState::Open {
             return Ok(Watched::End);
         }

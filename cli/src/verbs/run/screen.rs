@@ -18,6 +18,8 @@ use crate::{
     terminal::{Out, complain},
 };
 
+/// When the first plain line comes: by then the agents have connected, and a short job has ended.
+const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
 /// The least time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Lines of the terminal that a picture leaves free.
@@ -61,8 +63,10 @@ impl Screen {
                 let waiting = picture::waiting(groups);
                 // Without the rate, which always changes.
                 let state = format!("{}{waiting:?}", picture::standing(job, None));
-                let is_due =
-                    last.as_ref().is_none_or(|(at, said)| *said != state && now.saturating_sub(*at) >= LINE_EVERY);
+                let is_due = match last {
+                    None => now >= FIRST_LINE_AFTER,
+                    Some((at, said)) => *said != state && now.saturating_sub(*at) >= LINE_EVERY,
+                };
                 if is_due {
                     let mut line = picture::headline(job, Some(&self.rate));
                     if let Some(reason) = waiting.first() {

@@ -28,7 +28,8 @@ const BODY: &str = "status, input_digest, served_region, region_basis, served_mo
      waited_ms, ran_ms, first_byte_ms, finish_reason, prompt_tokens, completion_tokens, failure_reason, \
      failure_stage, failure_code, failure_retryable, error_message, output, response";
 /// The columns of `executions` before those of the report, without the namespace.
-const RECORD: &str = "job_id, region, model, question, repeat, cell, attempt, agent_id, fencing_token, digest, recorded_at";
+const RECORD: &str =
+    "job_id, region, model, question, repeat, cell, attempt, agent_id, fencing_token, digest, recorded_at";
 /// The columns of `attempts` before those of the report, with the namespace.
 const ATTEMPT: &str = "namespace, job_id, region, model, question, repeat, cell, fencing_token, kind, digest, attempt, \
      counted, in_company, agent_id, reason, fenced, retry_at, ended_at, output_bytes";
@@ -59,8 +60,7 @@ static GRANTS: LazyLock<Insert> = LazyLock::new(|| {
 static ATTEMPTS: LazyLock<Insert> = LazyLock::new(|| plain("attempts", &format!("{ATTEMPT}, {BODY}")));
 static AGENTS: LazyLock<Insert> =
     LazyLock::new(|| plain("agents", "namespace, agent_id, incarnation, number, region, admitted_at"));
-static AUDIT: LazyLock<Insert> =
-    LazyLock::new(|| plain("audit_log", "namespace, at, actor, action, job_id, detail"));
+static AUDIT: LazyLock<Insert> = LazyLock::new(|| plain("audit_log", "namespace, at, actor, action, job_id, detail"));
 
 /// What a retry moves: the record's token is the condition (rule C9).
 static REPLACED_INSERT: LazyLock<String> = LazyLock::new(|| {
@@ -246,7 +246,8 @@ impl Write<'_> {
             return Ok(());
         }
         // SQLite's integers are signed: the 64th slot is the sign bit, which its shifts carry along.
-        let blanks = batch.blanks.iter().map(|(first, mask)| json!([first.get(), mask.cast_signed(), mask.count_ones()]));
+        let blanks =
+            batch.blanks.iter().map(|(first, mask)| json!([first.get(), mask.cast_signed(), mask.count_ones()]));
         let blanks = json!(blanks.collect::<Vec<_>>()).to_string();
         let blanked = self.execute(BLANKS, &blanks).await?;
         count("blanks", batch.blanks.len(), blanked)

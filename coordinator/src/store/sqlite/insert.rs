@@ -46,10 +46,7 @@ impl Insert {
                     bind(&mut binds, row);
                 }
                 end(&mut binds);
-                inserted += sqlx::query_with(text.as_str(), binds.finish()?)
-                    .execute(&mut *conn)
-                    .await?
-                    .rows_affected();
+                inserted += sqlx::query_with(text.as_str(), binds.finish()?).execute(&mut *conn).await?.rows_affected();
                 rows = rest;
             }
         }

@@ -138,11 +138,7 @@ async fn cells(
 }
 
 /// The history in the order of tokens; of one token in the order of `AttemptKind`, then of digests.
-async fn attempts(
-    conn: &mut SqliteConnection,
-    namespace: &str,
-    job: &JobId,
-) -> Result<Vec<StoredAttempt>, ReadError> {
+async fn attempts(conn: &mut SqliteConnection, namespace: &str, job: &JobId) -> Result<Vec<StoredAttempt>, ReadError> {
     let mut rows = sqlx::query(
         "SELECT number, cell, fencing_token, kind, attempt, counted, in_company, reason, retry_at FROM attempts \
          WHERE namespace = ? AND job_id = ? AND kind <> 'fenced' ORDER BY fencing_token, digest",
@@ -169,14 +165,12 @@ async fn attempts(
 }
 
 async fn grants(conn: &mut SqliteConnection, namespace: &str) -> Result<Vec<StoredGrant>, ReadError> {
-    let mut rows = sqlx::query("SELECT * FROM lease_grants WHERE namespace = ? ORDER BY first_token")
-        .bind(namespace)
-        .fetch(conn);
+    let mut rows =
+        sqlx::query("SELECT * FROM lease_grants WHERE namespace = ? ORDER BY first_token").bind(namespace).fetch(conn);
     let mut grants = Vec::new();
     while let Some(row) = rows.try_next().await? {
         let c = Columns::new(&row, "lease_grants", "first_token");
-        let slots: Vec<Option<u32>> =
-            serde_json::from_str(c.get("cells")?).map_err(|e| c.bad("cells", e))?;
+        let slots: Vec<Option<u32>> = serde_json::from_str(c.get("cells")?).map_err(|e| c.bad("cells", e))?;
         let slots: Vec<_> = slots.into_iter().map(|slot| slot.map(Cell)).collect();
         let row = GrantRow {
             first: c.token("first_token")?,

@@ -136,7 +136,8 @@ const NETWORK: &[(u64, &str)] = &[
 const FUSE: u64 = 0x6573_5546;
 /// FUSE file systems that are local.
 #[cfg(target_os = "linux")]
-const LOCAL_FUSE: &[&str] = &["fuseblk", "fuse.fuse-overlayfs", "fuse.ext4", "fuse.ntfs-3g", "fuse.gocryptfs", "fuse.encfs"];
+const LOCAL_FUSE: &[&str] =
+    &["fuseblk", "fuse.fuse-overlayfs", "fuse.ext4", "fuse.ntfs-3g", "fuse.gocryptfs", "fuse.encfs"];
 
 #[cfg(target_os = "linux")]
 fn refuse_network(database: &Path) -> Result<(), LockError> {

@@ -119,13 +119,12 @@ pub async fn audit_log(
     page: Page<u64>,
 ) -> Result<Vec<AuditEntry>, ReadError> {
     let before = page.after.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let rows =
-        sqlx::query("SELECT * FROM audit_log WHERE namespace = ? AND number < ? ORDER BY number DESC LIMIT ?")
-            .bind(namespace)
-            .bind(before)
-            .bind(page.rows())
-            .fetch_all(conn)
-            .await?;
+    let rows = sqlx::query("SELECT * FROM audit_log WHERE namespace = ? AND number < ? ORDER BY number DESC LIMIT ?")
+        .bind(namespace)
+        .bind(before)
+        .bind(page.rows())
+        .fetch_all(conn)
+        .await?;
     let entry = |row: &SqliteRow| {
         let c = Columns::new(row, "audit_log", "number");
         Ok(AuditEntry {

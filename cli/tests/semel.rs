@@ -1,0 +1,12 @@
+//! The binary as people use it: real processes, real stores, real signals.
+
+#[path = "semel/bad_input.rs"]
+mod bad_input;
+#[path = "semel/exports.rs"]
+mod exports;
+#[path = "semel/running.rs"]
+mod running;
+#[path = "semel/steering.rs"]
+mod steering;
+#[path = "semel/support.rs"]
+mod support;

@@ -1,0 +1,179 @@
+//! `run`: to the end, again, interrupted, beside another, and without what it needs.
+
+use super::support::{Folder, assert_harmless, is_there, wait_until};
+
+#[test]
+fn a_job_runs_to_its_end_and_the_same_command_again_runs_nothing() {
+    let folder = Folder::new();
+    folder.semel(&["run", "job.yaml", "--echo"]).exits(0).says("8 of 8 recorded").says("semel audit small");
+    folder.semel(&["audit", "small"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
+    let before = folder.semel(&["export", "small"]).exits(0).stdout;
+    folder.semel(&["run", "job.yaml", "--echo"]).exits(0).says("8 of 8 recorded already; nothing to run");
+    assert_eq!(folder.semel(&["export", "small"]).stdout, before);
+    assert!(!is_there(&folder.path("semel.db.endpoint")), "the endpoint file goes with the coordinator");
+    let answer = folder.json(&["run", "job.yaml", "--echo"]);
+    assert_eq!((&answer["outcome"], &answer["ran"]), (&"complete".into(), &false.into()), "{answer}");
+    assert_eq!(answer["job"]["recorded"], 8);
+}
+
+#[test]
+fn an_interrupted_run_says_how_to_go_on_and_goes_on() {
+    for signal in ["INT", "TERM"] {
+        let folder = Folder::new();
+        folder.gated_agents();
+        let arguments = ["run", "job.yaml", "--agents", "agents.json", "--grace", "100ms"];
+        let run = folder.start(&arguments);
+        folder.wait_until_leased();
+        run.signal(signal);
+        run.end().exits(4).says("0 of 8 recorded. The same command goes on:").says("run job.yaml --agents agents.json");
+        folder.semel(&["audit", "small"]).exits(0).says("8 missing");
+        folder.write("gate", "");
+        folder.semel(&arguments).exits(0).says("8 of 8 recorded");
+        folder.semel(&["audit", "small"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
+        let rows = folder.semel(&["export", "small"]).stdout;
+        assert!(rows.lines().all(|row| row.contains("\"attempt\":1,")), "a clean stop costs no attempt: {rows}");
+    }
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let folder = Folder::new();
+    folder.gated_agents();
+    let run = folder.start(&["run", "job.yaml", "--agents", "agents.json", "--grace", "10min"]);
+    folder.wait_until_leased();
+    run.signal("INT");
+    run.signal("INT");
+    // Twice at nearly the same time may count once; a third is never too many.
+    run.signal("INT");
+    run.end().exits(4).says("interrupted");
+    folder.write("gate", "");
+    folder.semel(&["run", "job.yaml", "--agents", "agents.json"]).exits(0);
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_stopped() {
+    let folder = Folder::new();
+    folder.gated_agents();
+    let run = folder.start(&["run", "job.yaml", "--agents", "agents.json"]);
+    folder.wait_until_leased();
+    run.signal("KILL");
+    assert_eq!(run.end().code, None);
+    // The endpoint file of the dead process is still there, and leads nobody astray.
+    assert!(is_there(&folder.path("semel.db.endpoint")));
+    folder.semel(&["list"]).exits(0).says("small");
+    folder.write("gate", "");
+    folder.semel(&["run", "job.yaml", "--agents", "agents.json"]).exits(0).says("8 of 8 recorded");
+    folder.semel(&["audit"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
+}
+
+#[test]
+fn while_a_run_works_the_other_verbs_speak_to_it_and_a_second_run_is_refused() {
+    let folder = Folder::new();
+    folder.gated_agents();
+    let arguments = ["run", "job.yaml", "--agents", "agents.json"];
+    let run = folder.start(&arguments);
+    folder.wait_until_leased();
+    folder.semel(&arguments).exits(1).complains("is in use by process");
+    folder.semel(&["list"]).exits(0).says("open");
+    folder.semel(&["audit", "small"]).exits(0).says("8 missing");
+    let why = folder.json(&["why", "small"]);
+    assert!(
+        why["groups"].as_array().is_some_and(|groups| groups.iter().any(|group| group["reason"] == "leased")),
+        "{why}"
+    );
+    folder
+        .semel(&["show", "small", "--region", "us-east", "--model", "a", "--question", "q1"])
+        .exits(0)
+        .says("not done");
+    folder.write("gate", "");
+    run.end().exits(0);
+}
+
+#[test]
+fn a_cancel_from_elsewhere_ends_a_run() {
+    let folder = Folder::new();
+    folder.gated_agents();
+    let arguments = ["run", "job.yaml", "--agents", "agents.json", "--grace", "1s"];
+    let run = folder.start(&arguments);
+    folder.wait_until_leased();
+    folder.semel(&["cancel", "small", "--reason", "a test"]).exits(0).says("cancelled").says("--reopen");
+    run.end().exits(3);
+    folder.semel(&arguments).exits(3).says("semel retry small --status failed --reopen");
+    folder.semel(&["audit", "small"]).exits(0).says("8 missing");
+    folder.semel(&["retry", "small", "--status", "failed", "--reopen"]).exits(0).says("open");
+    folder.write("gate", "");
+    folder.semel(&arguments).exits(0).says("8 of 8 recorded");
+}
+
+#[test]
+fn a_model_that_no_agent_serves_is_warned_of_and_its_reason_is_told() {
+    let folder = Folder::new();
+    folder.write(
+        "agents.yaml",
+        "providers: { e: { executor: echo } }\nagents: [{ region: us-east, models: { a: e } }]\n",
+    );
+    let run = folder.start(&["run", "job.yaml", "--agents", "agents.yaml"]);
+    wait_until("the served cells are recorded", || {
+        folder.semel(&["list"]).stdout.split_whitespace().any(|word| word == "2")
+    });
+    let why = folder.semel(&["why", "small"]).exits(0);
+    assert!(why.stdout.contains("no agent of this region is connected"), "{why:?}");
+    assert!(why.stdout.contains("no agent of this region serves this model"), "{why:?}");
+    run.signal("INT");
+    run.end()
+        .exits(4)
+        .complains("warning: no agent serves b in us-east: 2 cells will wait")
+        .complains("no agent serves a in eu-west");
+}
+
+#[test]
+fn an_endpoint_that_is_down_costs_no_attempt_and_its_reason_is_told() {
+    let folder = Folder::new();
+    // Nothing listens on port 1 of loopback.
+    let run = folder.start(&["run", "job.yaml", "--openai", "http://127.0.0.1:1/v1"]);
+    wait_until("the reason is known", || {
+        let why = folder.semel(&["why", "small"]).stdout;
+        why.contains("the agent can't reach the model") && why.contains("127.0.0.1:1")
+    });
+    run.signal("INT");
+    run.end().exits(4);
+    folder.semel(&["run", "job.yaml", "--echo"]).exits(0);
+    let rows = folder.semel(&["export", "small"]).stdout;
+    assert!(rows.lines().all(|row| row.contains("\"attempt\":1,")), "{rows}");
+}
+
+#[test]
+fn echo_answers_no_other_jobs_cells() {
+    let folder = Folder::new();
+    folder.gated_agents();
+    let run = folder.start(&["run", "job.yaml", "--agents", "agents.json", "--grace", "100ms"]);
+    folder.wait_until_leased();
+    run.signal("INT");
+    run.end().exits(4);
+    folder.write("other.yaml", &super::support::JOB.replace("job: small", "job: other"));
+    folder.semel(&["run", "other.yaml", "--echo"]).exits(1).complains("job small is open in this store");
+    folder.semel(&["pause", "small"]).exits(0).says("paused");
+    folder.semel(&["run", "other.yaml", "--echo"]).exits(0);
+    folder.semel(&["audit", "small"]).exits(0).says("8 missing");
+}
+
+#[test]
+fn an_answer_with_terminal_escapes_does_nothing_to_the_terminal() {
+    let folder = Folder::new();
+    folder.shell_agents(r"printf '\033[2J\033]0;owned\007\302\233\r\342\200\256\377'");
+    let run = folder.semel(&["run", "job.yaml", "--agents", "agents.json"]).exits(0);
+    assert_harmless(&run.stdout);
+    let cell = ["show", "small", "--region", "us-east", "--model", "a", "--question", "q1"];
+    let shown = folder.semel(&cell).exits(0).says("\\u{1b}[2J\\u{1b}]0;owned\\u{7}\\u{9b}\\r\\u{202e}\\xff");
+    assert_harmless(&shown.stdout);
+    assert_harmless(&folder.json(&cell).to_string());
+    assert_harmless(&folder.semel(&["export", "small"]).exits(0).stdout);
+}
+
+#[test]
+fn the_self_test_records_72_of_72() {
+    let folder = Folder::new();
+    folder.semel(&["selftest"]).exits(0).says("72 expected, 72 recorded, 0 missing, 0 extra").says("72 of 72");
+    assert_eq!(folder.json(&["selftest"])["recorded"], 72);
+    assert!(!is_there(&folder.path("semel.db")), "the self-test's store is its own");
+}
