@@ -20,6 +20,10 @@ const PURE: [&str; 2] = ["roaring", "bytes"];
 
 /// Files that may read a clock though they aren't named `clock.rs`, each with its reason.
 const CLOCK_READERS: &[(&str, &str)] = &[
+    ("agent/src/slots.rs", "measures how long a run took"),
+    ("agent/src/spool.rs", "waits for the disk, with a limit"),
+    ("agent/src/stream.rs", "measures how long a lease waited"),
+    ("coordinator/src/services/jobs/watch.rs", "the runtime's clock: when the next picture is due"),
     (
         "agent/src/executor/command.rs",
         "measures how long the program ran",

@@ -67,6 +67,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "in vain: {what}");
+        // between two looks at the condition
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

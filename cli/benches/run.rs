@@ -1,6 +1,8 @@
 //! The rate of 100,000 cells of an instant executor through `semel run`, beside its ceiling: bare
 //! inserts of the same rows into the same tables, in the same run. Medians of a few rounds, and their ratio.
 
+#![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
+
 use std::{
     fs,
     path::Path,
@@ -23,13 +25,20 @@ fn main() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let (took, resident) = run(folder.path())?;
         let bare = runtime.block_on(bare_inserts(folder.path()))?;
-        println!("round {round}: semel run {:>8.0} cells/s, {resident} MiB at most; bare inserts {:>8.0} rows/s", rate(took), rate(bare));
+        println!(
+            "round {round}: semel run {:>8.0} cells/s, {resident} MiB at most; bare inserts {:>8.0} rows/s",
+            rate(took),
+            rate(bare)
+        );
         runs.push(rate(took));
         ceilings.push(rate(bare));
         peak = peak.max(resident);
     }
     let (run, ceiling) = (median(runs), median(ceilings));
-    println!("median: semel run {run:.0} cells/s, bare inserts {ceiling:.0} rows/s: {:.0} % of the ceiling; {peak} MiB at most", 100.0 * run / ceiling);
+    println!(
+        "median: semel run {run:.0} cells/s, bare inserts {ceiling:.0} rows/s: {:.0} % of the ceiling; {peak} MiB at most",
+        100.0 * run / ceiling
+    );
     Ok(())
 }
 
@@ -45,7 +54,9 @@ fn median(mut rates: Vec<f64>) -> f64 {
 /// A job of 1 KiB prompts, which `echo` answers with themselves. Returns the time of the whole
 /// process, start and end included, and its peak of resident memory in MiB.
 fn run(folder: &Path) -> anyhow::Result<(Duration, u64)> {
-    let mut job = String::from("job: bench\nregions: [us-east, eu-west, asia-pacific, sa-east]\nrepeat: 100\nmodels: [{ id: m }]\nquestions:\n");
+    let mut job = String::from(
+        "job: bench\nregions: [us-east, eu-west, asia-pacific, sa-east]\nrepeat: 100\nmodels: [{ id: m }]\nquestions:\n",
+    );
     let filler = "x".repeat(1_000);
     for question in 0..CELLS / 400 {
         job += &format!("  - {{ id: q{question}, prompt: \"question {question:06} {filler}\" }}\n");
@@ -64,6 +75,7 @@ fn run(folder: &Path) -> anyhow::Result<(Duration, u64)> {
             break status;
         }
         resident = peak_of(child.id()).unwrap_or(resident);
+        // between two looks at the condition
         std::thread::sleep(Duration::from_millis(5));
     };
     ensure!(status.success(), "semel run ended with {status}");

@@ -13,7 +13,7 @@ impl Stopwatch {
     }
 
     /// How long ago that was.
-    pub fn elapsed(&self) -> Duration {
+    pub fn reading(&self) -> Duration {
         self.0.elapsed()
     }
 }

@@ -75,10 +75,10 @@ pub fn report(result: anyhow::Result<Exit>) -> Exit {
         Exit::Error
     };
     let words = format!("{error:#}");
-    if exit == Exit::Refused {
-        terminal::complain(&words);
-    } else {
-        terminal::complain(&format!("error: {words}"));
+    match exit {
+        // The faults stand by themselves, each with its place.
+        Exit::Refused => terminal::complain(&words),
+        _ => terminal::error(&words),
     }
     exit
 }

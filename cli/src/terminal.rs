@@ -163,9 +163,24 @@ fn gone(error: io::Error) -> io::Error {
 
 /// Says something on stderr, every line made safe. If that fails there is nobody to tell.
 pub fn complain(text: &str) {
+    say_on_stderr("", text);
+}
+
+/// As [`complain`], as an error.
+pub fn error(text: &str) {
+    say_on_stderr(&console::style("error: ").for_stderr().red().to_string(), text);
+}
+
+/// As [`complain`], as a warning.
+pub fn warning(text: &str) {
+    say_on_stderr(&console::style("warning: ").for_stderr().yellow().to_string(), text);
+}
+
+fn say_on_stderr(label: &str, text: &str) {
     let mut stderr = io::stderr().lock();
-    for line in text.lines() {
-        let _ = writeln!(stderr, "{}", shown(line));
+    for (index, line) in text.lines().enumerate() {
+        let label = if index == 0 { label } else { "" };
+        let _ = writeln!(stderr, "{label}{}", shown(line));
     }
 }
 

@@ -18,7 +18,7 @@ use semel_core::{
     log::{Log, Sealed},
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
     time::MissedTickBehavior,
 };
@@ -32,6 +32,9 @@ use crate::{
 
 /// Events that wait to be stepped; a sender beyond that waits (back pressure on its stream).
 pub const INBOX: usize = 8_192;
+/// Content of reports among them, in KiB: an agent whose report finds no room waits, its stream with it.
+/// More than the largest report, so that one always fits.
+const INBOX_KIB: u32 = 256 << 10;
 /// Messages that wait for one agent; at the bound its stream is closed: it does not read.
 pub const MAX_QUEUED_FOR_AGENT: usize = 65_536;
 /// Events stepped in one go, before the outboxes are looked at again.
@@ -76,7 +79,8 @@ pub enum ShellError {
 
 /// What comes in to the task that owns the core.
 pub(crate) enum Input {
-    Event(Event),
+    /// With the room that it takes in the inbox.
+    Event(Event, OwnedSemaphorePermit),
     Call(CallId, Event, oneshot::Sender<Answer>),
     Retry(JobCall, bool, Filter, oneshot::Sender<Answer>),
     Open(StreamId, mpsc::Sender<ToAgent>),
@@ -95,6 +99,7 @@ pub struct Leading {
 #[derive(Clone)]
 pub struct Shell {
     inbox: mpsc::Sender<Input>,
+    room: Arc<Semaphore>,
     ids: Arc<AtomicU64>,
     store: Arc<dyn Store>,
     specs: Arc<Specs>,
@@ -110,7 +115,8 @@ impl Shell {
         leading: watch::Receiver<Leading>,
     ) -> (Self, mpsc::Receiver<Input>) {
         let (inbox, events) = mpsc::channel(INBOX);
-        (Self { inbox, ids: Arc::new(AtomicU64::new(1)), store, specs, limits, leading }, events)
+        let room = Arc::new(Semaphore::new(INBOX_KIB as usize));
+        (Self { inbox, room, ids: Arc::new(AtomicU64::new(1)), store, specs, limits, leading }, events)
     }
 
     fn id(&self) -> u64 {
@@ -144,7 +150,12 @@ impl Shell {
     /// # Errors
     /// [`ShellError::NotLeading`].
     pub async fn event(&self, event: Event) -> Result<(), ShellError> {
-        self.send(Input::Event(event)).await
+        let kib = match &event {
+            Event::Report(report) => u32::try_from(report.body.bytes() >> 10).unwrap_or(u32::MAX),
+            _ => 0,
+        };
+        let room = self.room.clone().acquire_many_owned(kib.min(INBOX_KIB)).await;
+        self.send(Input::Event(event, room.map_err(|_| ShellError::NotLeading)?)).await
     }
 
     /// A new stream of an agent, and what it is to be told.
@@ -310,7 +321,7 @@ impl<'a> Owner<'a> {
     async fn take_in(&mut self, inputs: impl Iterator<Item = Input>) -> Result<(), Ended> {
         for input in inputs {
             match input {
-                Input::Event(event) => self.step(event).await?,
+                Input::Event(event, _room) => self.step(event).await?,
                 Input::Call(id, event, reply) => {
                     self.calls.insert(id, reply);
                     self.step(event).await?;

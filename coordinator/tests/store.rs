@@ -253,6 +253,38 @@ async fn c4_a_commit_goes_on_when_its_caller_goes_away() {
     both.next(&Batch::default()).await.unwrap();
 }
 
+#[tokio::test]
+async fn c7_what_the_database_refuses_for_good_is_told_from_what_may_pass_and_the_store_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut both = Both::start(&database(&dir)).await;
+    let job = job("refused", &spec(2, 1));
+    let leases = grant(&job, token(both.epoch, 0), 1, vec![Cell(0), Cell(1)]);
+    let mut batch = Batch::default();
+    batch.jobs.push(job.clone());
+    batch.grants.push(leases.clone());
+    both.next(&batch).await.unwrap();
+    let good = record(&job, &leases, 0, b"good");
+    let mut bad = record(&job, &leases, 1, b"bad");
+    let body = Arc::make_mut(&mut bad.body);
+    body.served.as_mut().unwrap().region = "elsewhere".into();
+    let mut batch = Batch::default();
+    batch.records = vec![good.clone(), bad];
+    let result = both.store.commit(both.epoch, both.seq.next(), Arc::new(batch)).await;
+    assert!(matches!(result, Err(CommitError::Lasting(_))), "{result:?}");
+    let mut batch = Batch::default();
+    batch.records = vec![good];
+    both.next(&batch).await.unwrap();
+    both.same_rows().await;
+    // A database that can't be written now may be written later: the same batch goes in then.
+    let path = both.store.path().to_owned();
+    let mut other = by_hand(&path).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let result = both.store.commit(both.epoch, both.seq.next(), Arc::default()).await;
+    assert!(matches!(result, Err(CommitError::Transient { disk_full: false, .. })), "{result:?}");
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    both.next(&Batch::default()).await.unwrap();
+}
+
 /// Polls a future once; its answer if it is ready.
 async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     std::future::poll_fn(|cx| {

@@ -208,25 +208,6 @@ fn a_cells_input_is_its_questions_its_models_and_its_regions_own() {
 }
 
 #[test]
-fn an_input_takes_well_under_two_microseconds() {
-    let job = file("job.yaml", Format::Yaml, YAML);
-    let resolved = &job.checked.resolved;
-    resolved.input(0, "a", 0).expect("a cell");
-    // The best of several rounds: another process on the machine must not fail the test.
-    let best = (0..50)
-        .map(|_| {
-            let start = std::time::Instant::now();
-            for round in 0..1_000 {
-                std::hint::black_box(resolved.input(0, "b", round % 2));
-            }
-            start.elapsed()
-        })
-        .min();
-    let best = best.expect("rounds were run");
-    assert!(best.as_micros() < 2_000, "{best:?} for 1,000 inputs");
-}
-
-#[test]
 fn the_difference_of_two_specifications_is_said_part_by_part() {
     let a = file("job.yaml", Format::Yaml, YAML).checked.spec;
     assert_eq!(difference(&a, &a), Vec::<String>::new());

@@ -67,7 +67,8 @@ pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < limit, "waited {limit:?} for: {what}");
-        std::thread::sleep(Duration::from_millis(20)); // between two looks at the condition
+        // between two looks at the condition
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -186,17 +186,7 @@ impl World {
                     self.lease(stream, token);
                 }
             }
-            Event::Stale(n) if stream > 1 => {
-                self.next_token += 1;
-                self.lease(stream - 1, self.next_token);
-                if let Some(token) = pick(self.running.iter(), n) {
-                    self.machine.handle_revoke(stream - 1, &token);
-                }
-                if let Some(token) = pick(self.spooled.iter(), n) {
-                    self.machine.handle_receipt(stream - 1, &token);
-                }
-                self.machine.handle_heartbeat_ack(stream - 1, self.last_beat);
-            }
+            Event::Stale(n) if stream > 1 => self.come_late(stream - 1, n),
             Event::Revoke(n) if self.welcomed => {
                 if let Some(token) = pick(self.live.iter(), n) {
                     self.live.remove(&token);
@@ -212,16 +202,12 @@ impl World {
             }
             Event::AskHeld if self.welcomed => self.machine.handle_held_request(stream),
             Event::Finish(n) => {
-                if let Some(token) = pick(self.running.iter(), n) {
-                    self.running.remove(&token);
-                    self.ended.insert(token);
+                if let Some(token) = self.end_run(n) {
                     self.machine.handle_finished(&token, token);
                 }
             }
             Event::Release(n) => {
-                if let Some(token) = pick(self.running.iter(), n) {
-                    self.running.remove(&token);
-                    self.ended.insert(token);
+                if let Some(token) = self.end_run(n) {
                     let reason = ReleaseReason::RateLimited { retry_after_ms: None };
                     self.machine.handle_released(&token, reason, String::new());
                 }
@@ -236,6 +222,27 @@ impl World {
             _ => {}
         }
         self.machine.check();
+    }
+
+    /// What a replaced stream still delivers.
+    fn come_late(&mut self, old: u64, n: usize) {
+        self.next_token += 1;
+        self.lease(old, self.next_token);
+        if let Some(token) = pick(self.running.iter(), n) {
+            self.machine.handle_revoke(old, &token);
+        }
+        if let Some(token) = pick(self.spooled.iter(), n) {
+            self.machine.handle_receipt(old, &token);
+        }
+        self.machine.handle_heartbeat_ack(old, self.last_beat);
+    }
+
+    /// A run comes to its end.
+    fn end_run(&mut self, n: usize) -> Option<u64> {
+        let token = pick(self.running.iter(), n)?;
+        self.running.remove(&token);
+        self.ended.insert(token);
+        Some(token)
     }
 
     fn lease(&mut self, stream: u64, token: u64) {

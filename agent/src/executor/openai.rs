@@ -268,15 +268,13 @@ impl Endpoint {
             Box::new(Outcome::Failure(failure, Some(self.served(region, model, request_id.clone()))))
         };
 
+        let too_large = |size: &str, stage| failure::too_large(size, task.max_output_bytes, stage);
+
         let (body, first_byte) = match read_whole(response, limit).await {
             Ok(read) => read,
             Err(Unread::TooLarge) => {
                 let size = format!("a body of more than {limit} bytes");
-                return Err(failed(
-                    failure::too_large(&size, task.max_output_bytes, pb::Stage::Run),
-                    region,
-                    String::new(),
-                ));
+                return Err(failed(too_large(&size, pb::Stage::Run), region, String::new()));
             }
             Err(Unread::Broken(error)) => {
                 let words =
@@ -305,11 +303,7 @@ impl Endpoint {
         };
         if chat.output.len() as u64 > task.max_output_bytes {
             let size = format!("{} bytes", chat.output.len());
-            return Err(failed(
-                failure::too_large(&size, task.max_output_bytes, pb::Stage::Result),
-                region,
-                chat.model,
-            ));
+            return Err(failed(too_large(&size, pb::Stage::Result), region, chat.model));
         }
         let fits = body.len() as u64 <= task.max_output_bytes;
         let keep = self.keep_response && fits && !key.is_some_and(|key| key.is_in(&body));

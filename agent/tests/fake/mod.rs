@@ -255,6 +255,7 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 pub async fn eventually(mut condition: impl FnMut() -> bool) {
     within(async {
         while !condition() {
+            // between two looks at the condition
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })

@@ -133,7 +133,7 @@ fn as_text(file: &JobFile) -> String {
         ),
         format!("  questions  {}", ids(spec.questions.iter().map(|question| question.id.as_str()))),
     ];
-    for (index, model) in spec.models.iter().enumerate() {
+    for (index, model) in spec.models.iter().take(MAX_IDS).enumerate() {
         let label = if index == 0 { "models" } else { "" };
         let asked =
             if model.model == model.id { String::new() } else { format!(" (asked as {})", shown(&model.model)) };
@@ -142,6 +142,9 @@ fn as_text(file: &JobFile) -> String {
             shown(&model.id),
             ids(model.regions.iter().map(String::as_str))
         ));
+    }
+    if spec.models.len() > MAX_IDS {
+        lines.push(format!("             and {} more", spec.models.len() - MAX_IDS));
     }
     lines.push(format!("  digest     {}", words::hex(&file.checked.digest)));
     lines.push("the first cells:".to_owned());

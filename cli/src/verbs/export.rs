@@ -3,7 +3,7 @@
 mod rows;
 
 use std::{
-    fs::Permissions,
+    fs::{File, Permissions},
     io::{BufWriter, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -103,10 +103,18 @@ fn rows<W: Write>(arguments: &Arguments, out: W, is_shown: bool) -> Rows<W> {
     Rows::new(arguments.format, with, arguments.spreadsheet_safe, is_shown, out)
 }
 
-/// Writes beside the file first and puts it in its place when it is whole and synced.
+/// Writes beside the file first and puts it in its place when it is whole and synced. What is there already and is no
+/// file (a pipe, a device) is written into and not replaced.
 async fn to_file(jobs: Jobs, request: pb::ExportJobRequest, arguments: &Arguments, file: &Path) -> anyhow::Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let naming = || format!("writing {}", file.display());
+    if file.metadata().is_ok_and(|there| !there.is_file()) {
+        let out = File::options().write(true).open(file).with_context(naming)?;
+        let out = BufWriter::with_capacity(BUFFER_BYTES, out);
+        return write(jobs, request, rows(arguments, out, false)).await.map(drop).with_context(naming);
+    }
+    // Of a link the file behind it is replaced, not the link.
+    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The file's own mode is what the umask leaves, as of any file that a person writes.
     let scratch = tempfile::Builder::new()
         .prefix(".semel-export-")
@@ -114,10 +122,10 @@ async fn to_file(jobs: Jobs, request: pb::ExportJobRequest, arguments: &Argument
         .tempfile_in(folder)
         .with_context(naming)?;
     let rows = rows(arguments, BufWriter::with_capacity(BUFFER_BYTES, scratch), false);
-    let scratch =
-        write(jobs, request, rows).await?.into_inner().map_err(|error| error.into_error()).with_context(naming)?;
+    let written = write(jobs, request, rows).await?;
+    let scratch = written.into_inner().map_err(|error| error.into_error()).with_context(naming)?;
     scratch.as_file().sync_all().with_context(naming)?;
-    scratch.persist(file).map_err(|error| error.error).with_context(naming)?;
+    scratch.persist(&target).map_err(|error| error.error).with_context(naming)?;
     Ok(())
 }
 

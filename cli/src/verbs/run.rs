@@ -21,6 +21,7 @@ use crate::{
     json, picture,
     road::{Road, Target},
     signals,
+    terminal::shown,
 };
 
 /// Run a job: every cell that has no record yet
@@ -126,12 +127,13 @@ impl Story<'_> {
                 "{} of {} recorded already, {} failed; nothing to run",
                 counts.recorded, counts.expected, counts.failed
             )),
-            Ended::Closed(_) => {
-                screen.say(&format!("{}; nothing runs. To open it again:", picture::headline(job, None)));
-                screen.say(&format!("  {}", self.command("retry", "--status failed --reopen")));
-                return;
-            }
+            Ended::Closed(_) => screen.say(&format!("{}; nothing runs", picture::headline(job, None))),
             Ended::Done(_) | Ended::Interrupted(_) => {}
+        }
+        if matches!(job.state(), pb::JobState::Cancelled | pb::JobState::Expired) {
+            screen.say("to open it again:");
+            screen.say(&format!("  {}", self.command("retry", "--status failed --reopen")));
+            return;
         }
         if self.exit() == Exit::Interrupted {
             screen.say(&format!(
@@ -142,7 +144,11 @@ impl Story<'_> {
             screen.say(&format!("  {}", words.join(" ")));
             return;
         }
-        screen.say(&format!("the results are in {}:", self.place.store.display()));
+        let place = match &self.place.coordinator {
+            Some(address) => format!("at the coordinator {address}"),
+            None => format!("in {}", self.place.store.display()),
+        };
+        screen.say(&format!("the results are {}:", shown(&place)));
         screen.say(&format!("  {}", self.command("export", "--format csv")));
         screen.say(&format!("  {}", self.command("audit", "")));
         if counts.failed > 0 {

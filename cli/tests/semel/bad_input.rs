@@ -43,7 +43,7 @@ fn table() -> Vec<(&'static str, String, Vec<&'static str>)> {
             job(
                 "questions: [{ id: q, promt: x }]\nmodels: [{ id: m, regions: [r] }]\nrepeat: many\npolicy: { attempts: 0 }\n",
             ),
-            vec!["promt", "\"prompt\"", "repeat", "policy.attempts"],
+            vec!["promt", "did you mean prompt?", "repeat", "policy.attempts"],
         ),
         (
             "a question file with a broken line",

@@ -67,6 +67,12 @@ fn a_file_is_written_whole_or_not_at_all() {
     folder.semel(&["export", "small", "-o", "out.jsonl"]).exits(0);
     let stdout = folder.semel(&["export", "small"]).exits(0).stdout;
     assert_eq!(fs::read_to_string(folder.path("out.jsonl")).expect("read"), stdout);
+    std::os::unix::fs::symlink("out.jsonl", folder.path("link.jsonl")).expect("linked");
+    folder.semel(&["export", "small", "--region", "us-east", "-o", "link.jsonl"]).exits(0);
+    assert_eq!(fs::read_to_string(folder.path("out.jsonl")).expect("read").lines().count(), 4, "behind the link");
+    assert!(folder.path("link.jsonl").is_symlink());
+    folder.semel(&["export", "small", "-o", "/dev/null"]).exits(0);
+    assert!(!fs::metadata("/dev/null").expect("a device").is_file());
     let left: Vec<_> =
         fs::read_dir(folder.path("")).expect("listed").filter_map(Result::ok).map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".semel-export")), "{left:?}");

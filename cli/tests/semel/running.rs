@@ -30,8 +30,10 @@ fn an_interrupted_run_says_how_to_go_on_and_goes_on() {
         folder.write("gate", "");
         folder.semel(&arguments).exits(0).says("8 of 8 recorded");
         folder.semel(&["audit", "small"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
-        let rows = folder.semel(&["export", "small"]).stdout;
-        assert!(rows.lines().all(|row| row.contains("\"attempt\":1,")), "a clean stop costs no attempt: {rows}");
+        let cell = folder.json(&["show", "small", "--region", "us-east", "--model", "a", "--question", "q1"]);
+        let entries = cell["attempts"].as_array().expect("a history");
+        assert!(!entries.is_empty(), "it had started: {cell}");
+        assert!(entries.iter().all(|entry| entry["counted"] == false), "a clean stop costs no attempt: {cell}");
     }
 }
 
@@ -97,7 +99,7 @@ fn a_cancel_from_elsewhere_ends_a_run() {
     let run = folder.start(&arguments);
     folder.wait_until_leased();
     folder.semel(&["cancel", "small", "--reason", "a test"]).exits(0).says("cancelled").says("--reopen");
-    run.end().exits(3);
+    run.end().exits(3).says("semel retry small --status failed --reopen");
     folder.semel(&arguments).exits(3).says("semel retry small --status failed --reopen");
     folder.semel(&["audit", "small"]).exits(0).says("8 missing");
     folder.semel(&["retry", "small", "--status", "failed", "--reopen"]).exits(0).says("open");

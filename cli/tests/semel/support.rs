@@ -120,7 +120,7 @@ impl Done {
     /// Fails unless it ended with this code.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert_eq!(self.code, Some(code), "semel {}: {self:#?}", self.arguments);
         self
     }
 

@@ -130,6 +130,10 @@ impl Core {
             let words = format!("job {:?} is {state}: `retry --reopen` opens it again", job.row.id);
             return reply(call.call, Answer::Refused(words), out);
         }
+        if job.is_complete() {
+            let words = format!("job {:?} is complete: there is nothing to pause or resume", job.row.id);
+            return reply(call.call, Answer::Refused(words), out);
+        }
         let changed = job.paused != paused;
         if changed {
             job.paused = paused;

@@ -52,6 +52,8 @@ pub(crate) struct Session {
     pub prefetch: u32,
     /// Where it listens; `None` while its stream is broken, or before it spoke to this leader.
     pub stream: Option<StreamId>,
+    /// The newest stream on which it said Hello, broken or not.
+    pub newest_stream: Option<StreamId>,
     pub heard_at: Millis,
     pub expires_at: Millis,
     /// Every live lease of this agent.
@@ -86,6 +88,7 @@ impl Session {
             slots: 0,
             prefetch: 0,
             stream: None,
+            newest_stream: None,
             heard_at: Millis(0),
             expires_at,
             leases: BTreeSet::new(),
@@ -143,6 +146,13 @@ impl Core {
         if known.is_some_and(|number| number < latest) {
             // Rule S5: refused for good. Said after the newer one's admission is durable.
             out.outbox.push(Out::Agent(hello.stream, ToAgent::GoAway(GoAwayReason::Superseded)));
+            return;
+        }
+        let newest = self.sessions.get(&hello.agent).and_then(|s| s.newest_stream);
+        if known.is_some() && newest.is_some_and(|newest| newest > hello.stream) {
+            // An agent dials one stream after the other, and this one it has given up: what its Hello
+            // lacks has been leased since. It is not the agent's word any more (rule S3).
+            out.outbox.push(Out::Agent(hello.stream, ToAgent::GoAway(GoAwayReason::Replaced)));
             return;
         }
         let present = self.present(&hello);
@@ -264,6 +274,7 @@ impl Core {
             self.streams.remove(&old);
             out.outbox.push(Out::Agent(old, ToAgent::GoAway(GoAwayReason::Replaced)));
         }
+        session.newest_stream = session.newest_stream.max(Some(stream));
         let mut before = std::mem::take(&mut session.models);
         for (model, provider, unready) in models {
             let gate = self.gates.number(&provider, &model, &region);

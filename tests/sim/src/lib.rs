@@ -7,6 +7,7 @@
 //! committed, what is said, and what runs. The same seed is the same world, event by event.
 
 pub mod agent;
+pub mod broken;
 pub mod checkers;
 pub mod client;
 pub mod clock;

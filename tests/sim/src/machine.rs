@@ -30,7 +30,8 @@ impl World {
         self.agents[agent].spools[folder].locked_by = Some(self.processes.len());
         self.processes.push(born);
         let number = self.processes.len() - 1;
-        trace!(self, "{} starts in folder {folder}", self.name(number));
+        let limit = self.agents[agent].orphan_limit_ms;
+        trace!(self, "{} starts in folder {folder}, orphan limit {limit:?}", self.name(number));
         self.drive(number)
     }
 
@@ -242,8 +243,6 @@ impl World {
             }
             Down::Other(ToAgent::Welcome { ttl_ms, heartbeat_ms, lost, .. }) => {
                 if current {
-                    let limit = self.agents[one.agent].orphan_limit_ms.unwrap_or(witness.ttl_ms);
-                    witness.proven_at = witness.proven_at.filter(|at| local < at + limit);
                     witness.ttl_ms = ttl_ms;
                     witness.proven_at.get_or_insert(witness.hello_at);
                     witness.ended.extend(lost.iter().copied());
@@ -278,6 +277,10 @@ impl World {
 
     /// Polls the session machine until it has nothing to do or say.
     pub(crate) fn drive(&mut self, number: ProcNo) -> Check {
+        let one = &mut self.processes[number];
+        let local = one.local(self.now);
+        let limit = self.agents[one.agent].orphan_limit_ms.unwrap_or(one.witness.ttl_ms);
+        one.witness.proven_at = one.witness.proven_at.filter(|at| local < at + limit);
         loop {
             let one = &mut self.processes[number];
             if one.dead {
@@ -434,8 +437,6 @@ impl World {
                 witness.announced.clear();
                 witness.sent.clear();
                 witness.hello_at = local;
-                let limit = self.agents[one.agent].orphan_limit_ms.unwrap_or(witness.ttl_ms);
-                witness.proven_at = witness.proven_at.filter(|at| local < at + limit);
             }
             Message::Heartbeat(beat) => {
                 witness.acknowledged.extend(&beat.acknowledged);

@@ -1,8 +1,13 @@
 //! `semel-sim`: replays a seed, or runs many.
 
-use std::{ops::RangeInclusive, process::ExitCode};
+use std::{ops::RangeInclusive, path::Path, process::ExitCode};
 
-use semel_sim::{clock, faults::Fault, run};
+use semel_sim::{
+    broken::{Bench, variants},
+    clock,
+    faults::Fault,
+    run,
+};
 
 const HELP: &str = "\
 semel-sim: seeded worlds over the coordinator's core and the agent's session
@@ -10,6 +15,8 @@ semel-sim: seeded worlds over the coordinator's core and the agent's session
     semel-sim SEED             replays one seed and prints what happened
     semel-sim --seeds A..=B    runs many; prints the rate, and each failure with the command that replays it
     semel-sim ci               seeds 1..=2000, and 500 fresh ones whose first is printed
+    semel-sim first N          the first of the seeds 1..=N in which a promise breaks: rule, seed, what was seen
+    semel-sim broken [NAME]    builds each variant of tests/sim/broken, and tells which seed finds it
 ";
 
 /// Fixed seeds of `ci`.
@@ -28,6 +35,9 @@ fn main() -> ExitCode {
             println!("fresh seeds from {fresh}");
             many(FIXED) + many(fresh..=fresh + FRESH - 1)
         }
+        ["first", most] => first(most.parse().unwrap_or(0)),
+        ["broken"] => broken(""),
+        ["broken", name] => broken(name),
         ["--seeds", range] | [range] if range.contains("..=") => match seeds(range) {
             Some(range) => many(range),
             None => return usage(),
@@ -100,4 +110,47 @@ fn many(seeds: RangeInclusive<u64>) -> u64 {
     }
     println!("{failures} failures");
     failures
+}
+
+fn first(most: u64) -> u64 {
+    for seed in 1..=most {
+        if let Some(v) = run(seed, false).violation {
+            println!("{} {seed} {}", v.rule, v.what);
+            return 1;
+        }
+    }
+    0
+}
+
+/// A table of the variants: rule, variant, what found it, in which seed.
+fn broken(name: &str) -> u64 {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = std::env::temp_dir().join("semel-sim-broken");
+    let all = variants(&repository).and_then(|v| Ok((v, Bench::new(&repository, &folder)?)));
+    let (all, bench) = match all {
+        Ok(both) => both,
+        Err(error) => {
+            println!("{error}");
+            return 1;
+        }
+    };
+    let mut missed = 0;
+    for variant in all.iter().filter(|v| v.name.contains(name)) {
+        let line = match bench.try_out(variant) {
+            Ok(Some(found)) => {
+                missed += u64::from(!variant.expect.contains(&found.rule));
+                format!("found by {} in seed {}: {}", found.rule, found.seed, found.what)
+            }
+            Ok(None) => {
+                missed += 1;
+                "NOT FOUND".to_owned()
+            }
+            Err(error) => {
+                missed += 1;
+                format!("ERROR {error}")
+            }
+        };
+        println!("{:<4} {:<60} {line}", variant.rule, variant.name);
+    }
+    missed
 }

@@ -129,7 +129,8 @@ impl Report {
         lines.extend(
             table(&headers, &[2, 3, 4, 5, 6, 7], self.by_axis.iter().map(row)).lines().map(|l| format!("  {l}")),
         );
-        lines.push(self.verdict());
+        let verdict = console::style(self.verdict());
+        lines.push(if self.is_right() { verdict.green() } else { verdict.red().bold() }.to_string());
         lines.extend(self.violations.iter().map(|words| format!("  {}", shown(words))));
         let more = self.violations_found.saturating_sub(self.violations.len() as u64);
         if more > 0 {

@@ -11,6 +11,9 @@ use semel_spec::Resolved;
 
 use crate::{exit::Refused, terminal::shown};
 
+/// Pairs of model and region that are warned of one by one.
+const MAX_UNSERVED: usize = 10;
+
 /// How models are reached.
 #[derive(Debug, Args)]
 pub struct HowArgs {
@@ -116,13 +119,17 @@ pub fn serves(agent: &AgentSpec, model: &str, region: &str) -> bool {
     agent.region == region && agent.models.contains_key(model)
 }
 
-/// What no agent serves, in words: its cells wait for ever.
+/// What no agent serves, in words, a line for each of the first: its cells wait until one does.
 pub fn unserved(spec: &Resolved, agents: &[AgentSpec]) -> Vec<String> {
     let cells = spec.questions.len() as u64 * u64::from(spec.repeat);
-    lanes(spec)
-        .filter(|(model, region)| !agents.iter().any(|agent| serves(agent, model, region)))
-        .map(|(model, region)| {
-            format!("no agent serves {} in {}: {cells} cells will wait", shown(model), shown(region))
-        })
-        .collect()
+    let mut unserved =
+        lanes(spec).filter(|(model, region)| !agents.iter().any(|agent| serves(agent, model, region))).map(
+            |(model, region)| format!("no agent serves {} in {}: {cells} cells will wait", shown(model), shown(region)),
+        );
+    let mut lines: Vec<String> = unserved.by_ref().take(MAX_UNSERVED).collect();
+    let more = unserved.count();
+    if more > 0 {
+        lines.push(format!("and {more} more pairs of model and region that no agent serves; `semel why` has them"));
+    }
+    lines
 }

@@ -15,7 +15,7 @@ use crate::{
     clock::Stopwatch,
     picture,
     rate::Rate,
-    terminal::{Out, complain},
+    terminal::{Out, complain, warning},
 };
 
 /// When the first plain line comes: by then the agents have connected, and a short job has ended.
@@ -53,7 +53,7 @@ impl Screen {
 
     /// Shows how the job stands, if it is time.
     pub fn show(&mut self, job: &pb::Job, groups: &[pb::PendingGroup]) {
-        let now = self.since.elapsed();
+        let now = self.since.reading();
         self.rate.look(now, job.counts.unwrap_or_default().recorded);
         match &mut self.mode {
             Mode::Live { term, drawn } => {
@@ -105,7 +105,8 @@ impl Screen {
 
     /// Warns on stderr.
     pub fn warn(&mut self, line: &str) {
-        self.note(&format!("warning: {line}"));
+        self.above();
+        warning(line);
     }
 
     /// Writes what a script reads.
