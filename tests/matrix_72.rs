@@ -164,11 +164,15 @@ async fn promise_1_the_incidents_job_has_each_of_its_72_keys_exactly_once() {
     let mut agents = format!("providers:\n  fake: {{ executor: openai, base_url: {:?} }}\nagents:\n", provider.url());
     for (i, name) in names.iter().enumerate() {
         let models = MODELS.map(|m| format!("{m}: fake")).join(", ");
-        agents += &format!("  - {{ id: {name}, region: {}, slots: 2, prefetch: 2, models: {{ {models} }} }}\n", REGIONS[i % 3]);
+        agents += &format!(
+            "  - {{ id: {name}, region: {}, slots: 2, prefetch: 2, models: {{ {models} }} }}\n",
+            REGIONS[i % 3]
+        );
     }
     std::fs::write(here.join("agents.yaml"), agents).expect("writes");
 
-    let core = semel_core::Config { ttl_ms: 2_000, heartbeat_ms: 300, margin_ms: 300, ack_ms: 600, ..Default::default() };
+    let core =
+        semel_core::Config { ttl_ms: 2_000, heartbeat_ms: 300, margin_ms: 300, ack_ms: 600, ..Default::default() };
     let settings = Settings {
         store: here.join("s.db"),
         listen: ([127, 0, 0, 1], 0).into(),

@@ -24,35 +24,20 @@ const CLOCK_READERS: &[(&str, &str)] = &[
     ("agent/src/spool.rs", "waits for the disk, with a limit"),
     ("agent/src/stream.rs", "measures how long a lease waited"),
     ("coordinator/src/services/jobs/watch.rs", "the runtime's clock: when the next picture is due"),
-    (
-        "agent/src/executor/command.rs",
-        "measures how long the program ran",
-    ),
-    (
-        "agent/src/executor/openai.rs",
-        "measures how long the call ran",
-    ),
-    (
-        "agent/src/executor/openai/reply.rs",
-        "Retry-After may be a date",
-    ),
+    ("agent/src/executor/command.rs", "measures how long the program ran"),
+    ("agent/src/executor/openai.rs", "measures how long the call ran"),
+    ("agent/src/executor/openai/reply.rs", "Retry-After may be a date"),
 ];
 
 /// What allows a pause in a test, on its line or the one above.
-const PAUSE_REASONS: [&str; 2] = [
-    "// time itself is the subject",
-    "// between two looks at the condition",
-];
+const PAUSE_REASONS: [&str; 2] = ["// time itself is the subject", "// between two looks at the condition"];
 
 #[test]
 fn rust_files_have_at_most_600_lines() {
     let offences = rust_sources().into_iter().filter_map(|source| {
         let lines = source.text.lines().count();
         (lines > MAX_FILE_LINES).then(|| {
-            format!(
-                "{}:{MAX_FILE_LINES}: {lines} lines: it has two nouns in it; give each its file",
-                source.path
-            )
+            format!("{}:{MAX_FILE_LINES}: {lines} lines: it has two nouns in it; give each its file", source.path)
         })
     });
     hold(offences);
@@ -82,16 +67,11 @@ fn the_justfile_has_at_most_15_recipes() {
         .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))
         .filter(|line| line.contains(':') && !line.contains(":="))
         .collect();
-    assert!(
-        !recipes.is_empty(),
-        "justfile: no recipe found; this test no longer understands the file"
+    assert!(!recipes.is_empty(), "justfile: no recipe found; this test no longer understands the file");
+    hold(
+        (recipes.len() > MAX_RECIPES)
+            .then(|| format!("justfile:1: {} recipes, at most {MAX_RECIPES}: merge or drop one", recipes.len())),
     );
-    hold((recipes.len() > MAX_RECIPES).then(|| {
-        format!(
-            "justfile:1: {} recipes, at most {MAX_RECIPES}: merge or drop one",
-            recipes.len()
-        )
-    }));
 }
 
 #[test]
@@ -107,9 +87,7 @@ fn nothing_is_left_to_do() {
     let in_code = rust_sources().into_iter().flat_map(|source| {
         source.offences_in_code(|line| {
             let word = macros.iter().find(|word| line.contains(*word))?;
-            Some(format!(
-                "{word}: what is not built is absent, and what is tested runs"
-            ))
+            Some(format!("{word}: what is not built is absent, and what is tested runs"))
         })
     });
     hold(in_text.chain(in_code));
@@ -127,12 +105,8 @@ fn tests_wait_on_conditions_and_not_on_sleeps() {
             let near = raw[index.saturating_sub(1)..=index].concat();
             PAUSE_REASONS.iter().any(|reason| near.contains(reason))
         };
-        let found = source
-            .test_lines()
-            .filter(|(index, line)| pauses(line) && !excused(*index));
-        found
-            .map(|(index, _)| source.at(index, &what))
-            .collect::<Vec<_>>()
+        let found = source.test_lines().filter(|(index, line)| pauses(line) && !excused(*index));
+        found.map(|(index, _)| source.at(index, &what)).collect::<Vec<_>>()
     }));
 }
 
@@ -165,53 +139,37 @@ fn only_binaries_print() {
     let prints = |line: &str| line.contains("println!") || line.contains("print!");
     let what = "prints: log it with tracing, or return it to the binary";
     let sources = rust_sources();
-    let libraries = sources
-        .iter()
-        .filter(|source| source.is_shipped() && !source.may_print());
+    let libraries = sources.iter().filter(|source| source.is_shipped() && !source.may_print());
     hold(libraries.flat_map(|source| {
         let found = source.shipped_lines().filter(|(_, line)| prints(line));
-        found
-            .map(|(index, _)| source.at(index, what))
-            .collect::<Vec<_>>()
+        found.map(|(index, _)| source.at(index, what)).collect::<Vec<_>>()
     }));
 }
 
 #[test]
 fn the_core_depends_on_pure_crates_only() {
-    hold(
-        direct_dependencies("semel-core")
-            .into_iter()
-            .filter(|name| !PURE.contains(&name.as_str()))
-            .map(|name| {
-                format!(
-                    "coordinator/core/Cargo.toml:1: depends on {name}: the core is pure; \
+    hold(direct_dependencies("semel-core").into_iter().filter(|name| !PURE.contains(&name.as_str())).map(|name| {
+        format!(
+            "coordinator/core/Cargo.toml:1: depends on {name}: the core is pure; \
              give it what it needs with the event"
-                )
-            }),
-    );
+        )
+    }));
 }
 
 #[test]
 fn the_session_machine_depends_on_std_only() {
-    hold(
-        direct_dependencies("semel-session")
-            .into_iter()
-            .map(|name| {
-                format!(
-                    "agent/session/Cargo.toml:1: depends on {name}: the machine is pure; \
+    hold(direct_dependencies("semel-session").into_iter().map(|name| {
+        format!(
+            "agent/session/Cargo.toml:1: depends on {name}: the machine is pure; \
              give it what it needs with the event"
-                )
-            }),
-    );
+        )
+    }));
 }
 
 #[test]
 fn the_agent_links_no_database_and_not_the_core() {
     let barred = |name: &str| {
-        name.starts_with("sqlx")
-            || name.contains("sqlite")
-            || name == "semel-core"
-            || name == "semel-coordinator"
+        name.starts_with("sqlx") || name.contains("sqlite") || name == "semel-core" || name == "semel-coordinator"
     };
     let tree = dependencies("semel-agent", &[]);
     assert!(
@@ -228,18 +186,9 @@ fn the_agent_links_no_database_and_not_the_core() {
 
 #[test]
 fn ring_and_rustls_are_the_only_cryptography() {
-    let barred = [
-        "aws-lc-rs",
-        "aws-lc-sys",
-        "openssl",
-        "openssl-sys",
-        "native-tls",
-    ];
+    let barred = ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls"];
     let lock = read("Cargo.lock");
-    assert!(
-        lock.contains("name = \"ring\""),
-        "Cargo.lock names no ring: this test no longer understands it"
-    );
+    assert!(lock.contains("name = \"ring\""), "Cargo.lock names no ring: this test no longer understands it");
     hold(numbered(&lock).filter_map(|(line, text)| {
         let name = text.strip_prefix("name = \"")?.strip_suffix('"')?;
         barred.contains(&name).then(|| {
@@ -255,35 +204,19 @@ fn ring_and_rustls_are_the_only_cryptography() {
 fn every_dependency_is_stated_once_with_its_reason() {
     let root = read("Cargo.toml");
     let shared = section_lines(&root, |name| name == "workspace.dependencies");
-    assert!(
-        !shared.is_empty(),
-        "Cargo.toml: [workspace.dependencies] not found"
-    );
-    let reason = |text: &str| {
-        text.split_once(" # ")
-            .map(|(_, reason)| reason.trim().len())
-    };
+    assert!(!shared.is_empty(), "Cargo.toml: [workspace.dependencies] not found");
+    let reason = |text: &str| text.split_once(" # ").map(|(_, reason)| reason.trim().len());
     let without_reason = shared
         .into_iter()
         .filter(|(_, text)| !text.contains("path = ") && reason(text).unwrap_or(0) == 0)
-        .map(|(line, text)| {
-            format!(
-                "Cargo.toml:{line}: `{text}`: add its reason at the end of the line, after ` # `"
-            )
-        });
-    let manifests = texts()
-        .into_iter()
-        .filter(|source| source.path.ends_with("Cargo.toml"));
+        .map(|(line, text)| format!("Cargo.toml:{line}: `{text}`: add its reason at the end of the line, after ` # `"));
+    let manifests = texts().into_iter().filter(|source| source.path.ends_with("Cargo.toml"));
     let of_its_own = manifests.flat_map(|source| {
-        let lines = section_lines(&source.text, |name| {
-            name.ends_with("dependencies") && name != "workspace.dependencies"
-        });
-        let own = lines
-            .into_iter()
-            .filter(|(_, text)| !text.contains("workspace = true"));
+        let lines =
+            section_lines(&source.text, |name| name.ends_with("dependencies") && name != "workspace.dependencies");
+        let own = lines.into_iter().filter(|(_, text)| !text.contains("workspace = true"));
         own.map(|(line, text)| {
-            let what =
-                format!("`{text}`: state it in the root's manifest, say `.workspace = true` here");
+            let what = format!("`{text}`: state it in the root's manifest, say `.workspace = true` here");
             source.at(line - 1, &what)
         })
         .collect::<Vec<_>>()
@@ -294,24 +227,14 @@ fn every_dependency_is_stated_once_with_its_reason() {
 #[test]
 fn the_project_names_no_machine_and_no_registry() {
     let folders = ["/wo rk", "sha red/"].map(|halves| halves.replace(' ', ""));
-    let hosts = [
-        "crates .io",
-        "docs .rs",
-        "pypi .org",
-        "python hosted",
-        "npmjs .com",
-        "npmjs .org",
-        "docker .io",
-        "ghcr .io",
-    ]
-    .map(|halves| halves.replace(' ', ""));
+    let hosts =
+        ["crates .io", "docs .rs", "pypi .org", "python hosted", "npmjs .com", "npmjs .org", "docker .io", "ghcr .io"]
+            .map(|halves| halves.replace(' ', ""));
     hold(texts().into_iter().flat_map(|source| {
         source.offences_in_text(|line| {
             let folder = folders.iter().find(|folder| starts_path(line, folder));
             let found = folder.or_else(|| hosts.iter().find(|host| line.contains(*host)))?;
-            Some(format!(
-                "names `{found}`: the project speaks of itself alone; say it without the place"
-            ))
+            Some(format!("names `{found}`: the project speaks of itself alone; say it without the place"))
         })
     }));
 }
@@ -324,16 +247,11 @@ fn every_page_that_is_named_exists() {
     };
     hold(texts().into_iter().flat_map(|source| {
         source.offences_in_text(|line| {
-            let mut words =
-                line.split(|c: char| !(c.is_ascii_alphanumeric() || "._-/".contains(c)));
+            let mut words = line.split(|c: char| !(c.is_ascii_alphanumeric() || "._-/".contains(c)));
             let missing = words.find(|word| is_page(word) && !root().join(word).exists());
-            let cited = ["DESIGN", "PROTOCOL", "STYLE"]
-                .into_iter()
-                .find(|name| line.contains(&format!("{name} §")));
+            let cited = ["DESIGN", "PROTOCOL", "STYLE"].into_iter().find(|name| line.contains(&format!("{name} §")));
             let page = missing.or(cited)?;
-            Some(format!(
-                "names {page}, which isn't here: name a page that is, or the rule alone"
-            ))
+            Some(format!("names {page}, which isn't here: name a page that is, or the rule alone"))
         })
     }));
 }
@@ -345,10 +263,7 @@ fn strings_and_comments_are_no_code() {
     );
     assert!(!code.contains('{') && !code.contains('}'), "left: {code}");
     assert_eq!(code.lines().count(), 3, "lines moved: {code}");
-    assert!(
-        code.contains("&'static str"),
-        "a lifetime was taken for a character: {code}"
-    );
+    assert!(code.contains("&'static str"), "a lifetime was taken for a character: {code}");
 }
 
 #[test]
@@ -362,30 +277,15 @@ fn a_function_of_71_lines_is_found_and_one_of_70_is_not() {
     let found = |lines| long_functions(&Source::new("a/src/b.rs", function(lines)));
     assert_eq!(found(70), Vec::<String>::new());
     assert_eq!(found(71).len(), 1);
-    assert!(
-        found(71)[0].starts_with("a/src/b.rs:2: f has 71 lines"),
-        "{:?}",
-        found(71)
-    );
+    assert!(found(71)[0].starts_with("a/src/b.rs:2: f has 71 lines"), "{:?}", found(71));
 }
 
 #[test]
 fn tests_inside_a_source_file_are_told_from_what_ships() {
-    let source = Source::new(
-        "a/src/b.rs",
-        "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n".to_owned(),
-    );
-    assert!(
-        source
-            .shipped_lines()
-            .all(|(_, line)| !line.contains("fn b"))
-    );
+    let source = Source::new("a/src/b.rs", "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n".to_owned());
+    assert!(source.shipped_lines().all(|(_, line)| !line.contains("fn b")));
     assert!(source.test_lines().any(|(_, line)| line.contains("fn b")));
-    assert!(
-        pauses("tokio::time::sleep(limit).await")
-            && pauses("sleep(limit)")
-            && !pauses("self.asleep(limit)")
-    );
+    assert!(pauses("tokio::time::sleep(limit).await") && pauses("sleep(limit)") && !pauses("self.asleep(limit)"));
     assert!(reads_clock("let now = Instant::now();") && !reads_clock("fn now(&self)"));
 }
 
@@ -401,12 +301,7 @@ fn a_folder_is_told_from_a_word_that_contains_it() {
 /// Fails with every offence at once, one a line.
 fn hold(offences: impl IntoIterator<Item = String>) {
     let offences: Vec<String> = offences.into_iter().collect();
-    assert!(
-        offences.is_empty(),
-        "{} offences:\n{}",
-        offences.len(),
-        offences.join("\n")
-    );
+    assert!(offences.is_empty(), "{} offences:\n{}", offences.len(), offences.join("\n"));
 }
 
 /// Numbered lines of the sections whose name the filter takes, without blank lines and whole-line comments.
@@ -414,10 +309,7 @@ fn section_lines(manifest: &str, wanted: impl Fn(&str) -> bool) -> Vec<(usize, &
     let mut inside = false;
     let mut lines = Vec::new();
     for (line, text) in numbered(manifest) {
-        if let Some(name) = text
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
+        if let Some(name) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             inside = wanted(name);
         } else if inside && !text.is_empty() && !text.starts_with('#') {
             lines.push((line, text));
@@ -431,35 +323,14 @@ fn dependencies(package: &str, extra: &[&str]) -> Vec<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(root())
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "none",
-            "--package",
-            package,
-        ])
+        .args(["tree", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none", "--package", package])
         .args(extra)
         .output()
         .expect("cargo runs, as it runs this test");
-    assert!(
-        output.status.success(),
-        "cargo tree: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8_lossy(&output.stdout);
-    let mut names = tree
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .map(str::to_owned);
-    assert_eq!(
-        names.next().as_deref(),
-        Some(package),
-        "cargo tree begins with the package itself"
-    );
+    let mut names = tree.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned);
+    assert_eq!(names.next().as_deref(), Some(package), "cargo tree begins with the package itself");
     names.collect()
 }
 
@@ -469,21 +340,14 @@ fn direct_dependencies(package: &str) -> Vec<String> {
 
 fn pauses(line: &str) -> bool {
     ["sleep(", "sleep_until(", "sleep_ms("].iter().any(|call| {
-        line.match_indices(call)
-            .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+        line.match_indices(call).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
     })
 }
 
 fn reads_clock(line: &str) -> bool {
-    [
-        "Instant::now",
-        "SystemTime::now",
-        "Timestamp::now",
-        "Zoned::now",
-        ".elapsed()",
-    ]
-    .iter()
-    .any(|read| line.contains(read))
+    ["Instant::now", "SystemTime::now", "Timestamp::now", "Zoned::now", ".elapsed()"]
+        .iter()
+        .any(|read| line.contains(read))
 }
 
 /// Functions that are too long, by counting brackets in code without comments and literals.
@@ -500,17 +364,13 @@ fn long_functions(source: &Source) -> Vec<String> {
         else {
             continue;
         };
-        let name: String = line[at + 3..]
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect();
+        let name: String = line[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         let Some(length) = body_end(&source.code[start + at..]).filter(|_| !name.is_empty()) else {
             continue;
         };
         let lines = source.code[start..start + at + length].lines().count();
         if lines > MAX_FUNCTION_LINES {
-            let what =
-                format!("{name} has {lines} lines, at most {MAX_FUNCTION_LINES}: name a part");
+            let what = format!("{name} has {lines} lines, at most {MAX_FUNCTION_LINES}: name a part");
             offences.push(source.at(source.code[..start].lines().count(), &what));
         }
     }

@@ -114,7 +114,10 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let endpoint = Endpoint { address: address.to_string(), token: token.clone(), pid: std::process::id() };
     endpoint::write(&settings.store, &endpoint)
         .map_err(|e| StartError::Endpoint(endpoint::path(&settings.store), e))?;
-    let serve = { let (token, streams) = (token.clone(), streams.clone()); async move { services::serve(shell, listener, &token, streams).await } };
+    let serve = {
+        let (token, streams) = (token.clone(), streams.clone());
+        async move { services::serve(shell, listener, &token, streams).await }
+    };
     let served = tokio::spawn(serve);
     Ok(Running { address, token, path: settings.store, store, stop, streams, led, served })
 }

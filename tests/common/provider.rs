@@ -144,10 +144,8 @@ fn listing(shared: &Shared) -> (u16, String, String) {
 fn take_time(shared: &Shared) -> Behaviour {
     let told = shared.behaviour.lock().expect("no panic");
     let delay = told.delay;
-    let (told, _) = shared
-        .wake
-        .wait_timeout_while(told, delay, |_| !shared.stop.load(Ordering::SeqCst))
-        .expect("no panic");
+    let (told, _) =
+        shared.wake.wait_timeout_while(told, delay, |_| !shared.stop.load(Ordering::SeqCst)).expect("no panic");
     told.clone()
 }
 
@@ -188,7 +186,8 @@ fn completion(body: &[u8], status: u16) -> String {
     }
     let asked: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let model = asked["model"].as_str().unwrap_or_default();
-    let prompt = asked["messages"].as_array().and_then(|m| m.last()).map_or("", |m| m["content"].as_str().unwrap_or(""));
+    let prompt =
+        asked["messages"].as_array().and_then(|m| m.last()).map_or("", |m| m["content"].as_str().unwrap_or(""));
     serde_json::json!({
         "id": "call",
         "model": model,

@@ -208,8 +208,7 @@ impl Core {
         self.rest(at, &lease, &release);
         self.unlease(release.token.fencing);
         // A report shows that it started, whatever became of the heartbeat that said so.
-        let started =
-            body.is_some() || lease.stage >= LeaseStage::Started || lease.stage == LeaseStage::Restored;
+        let started = body.is_some() || lease.stage >= LeaseStage::Started || lease.stage == LeaseStage::Restored;
         let wait = if !started { 0 } else { self.note_release(at, &lease, &release, body, out) };
         if let Some(ended) = self.spent(&lease, started && !free_of_charge(release.reason)) {
             return self.record(at, &lease, Arc::new(ended), out);

@@ -53,7 +53,15 @@ mod tests {
             Auth::new("secret").call(request).map(|r| r.extensions().get::<Caller>().is_some())
         };
         assert!(matches!(shows(Some("Bearer secret")), Ok(true)));
-        for wrong in [None, Some(""), Some("secret"), Some("Bearer "), Some("Bearer secre"), Some("Bearer secrets"), Some("bearer secret")] {
+        for wrong in [
+            None,
+            Some(""),
+            Some("secret"),
+            Some("Bearer "),
+            Some("Bearer secre"),
+            Some("Bearer secrets"),
+            Some("bearer secret"),
+        ] {
             assert_eq!(shows(wrong).unwrap_err().code(), tonic::Code::Unauthenticated, "{wrong:?}");
         }
     }

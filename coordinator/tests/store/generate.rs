@@ -212,6 +212,31 @@ impl Generator {
         }
     }
 
+    /// Adds a record that names its lease wrongly.
+    fn spoil_a_record(&mut self, kind: u32, tables: &Tables, free: &Lease, batch: &mut Batch) -> Option<&'static str> {
+        let mut record = self.record(tables, free);
+        let name = match kind {
+            0 => {
+                record.lease.nonce = Nonce([0xEE; 16]);
+                "wrong nonce"
+            }
+            1 => {
+                record.lease.fencing = record.lease.fencing.offset(1);
+                "another lease's slot"
+            }
+            2 => {
+                record.grant = record.lease.fencing.offset(1);
+                "a slot before its grant"
+            }
+            _ => {
+                record.job = JobId::new("job-9");
+                "another job's lease"
+            }
+        };
+        batch.records.push(record);
+        Some(name)
+    }
+
     /// Makes a batch wrong in one way, named; `None` if the tables hold nothing to do it with.
     pub fn spoil(&mut self, tables: &Tables, batch: &mut Batch) -> Option<&'static str> {
         let leases = self.leases(tables);
@@ -220,30 +245,10 @@ impl Generator {
                 && !batch.records.iter().any(|r| r.job == g.row.job && r.cell == *cell)
         });
         let kind = self.rng.random_range(0..14);
+        if kind < 4 {
+            return self.spoil_a_record(kind, tables, free?, batch);
+        }
         match kind {
-            0..=3 => {
-                let mut record = self.record(tables, free?);
-                let name = match kind {
-                    0 => {
-                        record.lease.nonce = Nonce([0xEE; 16]);
-                        "wrong nonce"
-                    }
-                    1 => {
-                        record.lease.fencing = record.lease.fencing.offset(1);
-                        "another lease's slot"
-                    }
-                    2 => {
-                        record.grant = record.lease.fencing.offset(1);
-                        "a slot before its grant"
-                    }
-                    _ => {
-                        record.job = JobId::new("job-9");
-                        "another job's lease"
-                    }
-                };
-                batch.records.push(record);
-                Some(name)
-            }
             4 => {
                 let blank = tables.grants.values().find_map(|g| {
                     let slot = g.slots.iter().position(Option::is_none)?;

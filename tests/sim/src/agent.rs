@@ -166,9 +166,8 @@ impl Process {
 /// A new process of an agent on one of its machines.
 pub fn process(agent: &Agent, number: usize, folder: usize, now: u64, dice: &mut Dice) -> Process {
     let entries = agent.spools[folder].entries.values();
-    let recovered: Vec<_> = entries
-        .map(|e| Recovered { token: e.token, fencing: e.token.fencing.get(), result: e.done.clone() })
-        .collect();
+    let recovered: Vec<_> =
+        entries.map(|e| Recovered { token: e.token, fencing: e.token.fencing.get(), result: e.done.clone() }).collect();
     let settings = Settings {
         slots: agent.slots,
         prefetch: agent.prefetch,

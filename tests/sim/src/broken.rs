@@ -72,11 +72,8 @@ impl Bench {
     /// # Errors
     /// Files can't be copied.
     pub fn new(repository: &Path, folder: &Path) -> io::Result<Self> {
-        let bench = Self {
-            repository: repository.to_owned(),
-            copy: folder.join("copy"),
-            target: folder.join("target"),
-        };
+        let bench =
+            Self { repository: repository.to_owned(), copy: folder.join("copy"), target: folder.join("target") };
         bench.reset()?;
         let manifest = fs::read_to_string(repository.join("Cargo.toml"))?;
         fs::write(bench.copy.join("Cargo.toml"), own_workspace(&manifest))?;
@@ -107,7 +104,8 @@ impl Bench {
             .env("CARGO_TARGET_DIR", &self.target)
             .env("RUSTFLAGS", "--cap-lints=allow");
         done(build.current_dir(&self.copy), &format!("{} does not build", variant.name))?;
-        let found = Command::new(self.target.join("debug/semel-sim")).args(["first", &MAX_SEEDS.to_string()]).output()?;
+        let found =
+            Command::new(self.target.join("debug/semel-sim")).args(["first", &MAX_SEEDS.to_string()]).output()?;
         let text = String::from_utf8_lossy(&found.stdout);
         let mut words = text.trim().splitn(3, ' ');
         let (Some(rule), Some(seed)) = (words.next(), words.next().and_then(|w| w.parse().ok())) else {

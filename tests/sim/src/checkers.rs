@@ -376,7 +376,9 @@ impl Books {
         let limit = self.jobs.get(&row.job).map_or(0, |b| b.plan.policy.attempts);
         let cell = self.cell(&row.job, row.cell)?;
         if row.kind == AttemptKind::Fenced {
-            return hold(cell.live != Some(row.token), "C10", || format!("a report under live {} is fenced", row.token));
+            return hold(cell.live != Some(row.token), "C10", || {
+                format!("a report under live {} is fenced", row.token)
+            });
         }
         let lost = row.reason == Some(FailureReason::LeaseLost);
         cell.counted += u32::from(row.counted);

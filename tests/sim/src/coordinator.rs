@@ -156,10 +156,7 @@ impl World {
         }
         let mono_base = self.dice.between(0, 1 << 40);
         let wall_base = self.dice.between(0, 10_000) as i64 - 5_000;
-        let now = Now {
-            mono: Millis(mono_base),
-            wall: UnixMs(1_800_000_000_000 + self.now as i64 + wall_base),
-        };
+        let now = Now { mono: Millis(mono_base), wall: UnixMs(1_800_000_000_000 + self.now as i64 + wall_base) };
         let core = Core::load(self.config, epoch, now, self.store.tables.load()).map_err(rule_of)?;
         trace!(self, "coordinator {life} leads");
         self.coordinator.brain = Some(Brain {

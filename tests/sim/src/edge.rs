@@ -285,7 +285,6 @@ impl World {
         };
         self.event(event)
     }
-
 }
 
 fn tokens(numbers: &[u64]) -> Vec<semel_core::id::FencingToken> {

@@ -8,7 +8,7 @@ use semel_core::{
 use semel_session::{Action, GoAway, Message, ReleaseReason, Welcome};
 
 use crate::{
-    agent::{Process, ProcNo, RunEnd, Spooled, Work, failure, process, success},
+    agent::{ProcNo, Process, RunEnd, Spooled, Work, failure, process, success},
     checkers::{Check, hold},
     dice::mix,
     network::{Down, Up},

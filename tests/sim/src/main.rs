@@ -96,7 +96,10 @@ fn many(seeds: RangeInclusive<u64>) -> u64 {
         }
         if let Some(v) = outcome.violation {
             failures += 1;
-            println!("VIOLATION {} in seed {seed}: {}\n    replay: cargo run --release -p semel-sim -- {seed}", v.rule, v.what);
+            println!(
+                "VIOLATION {} in seed {seed}: {}\n    replay: cargo run --release -p semel-sim -- {seed}",
+                v.rule, v.what
+            );
         }
     }
     let seconds = elapsed().as_secs_f64().max(1e-9);

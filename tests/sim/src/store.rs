@@ -41,7 +41,10 @@ impl World {
         }
         let before = (fate == Fate::LocalOnly && self.store.fallback.is_none())
             .then(|| Box::new((self.store.tables.clone(), self.books.clone())));
+        let found = self.store.tables.leadership == Some((sealed.epoch, sealed.seq));
         let answer = match self.store.tables.commit(sealed.epoch, sealed.seq, &sealed.batch) {
+            // The tables call it committed though an earlier try had applied it: what comes of that is theirs.
+            Ok(proof) if found => CommitAnswer::Proof(proof),
             Ok(proof) => {
                 trace!(self, "commit {}/{} applied, {} rows", sealed.epoch, sealed.seq.0, sealed.batch.rows());
                 self.applied(sealed.epoch, sealed.seq, &sealed)?;
@@ -100,7 +103,12 @@ impl World {
             trace!(
                 self,
                 "    {} cell {} under {}: {:?}, counted {}, in company {}",
-                row.job, row.cell.0, row.token, row.kind, row.counted, row.in_company
+                row.job,
+                row.cell.0,
+                row.token,
+                row.kind,
+                row.counted,
+                row.in_company
             );
             self.lost_while_running(row)?;
         }

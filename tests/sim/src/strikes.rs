@@ -73,9 +73,8 @@ impl World {
 
     /// A process that is alive and awake.
     fn someone(&mut self) -> Option<ProcNo> {
-        let alive: Vec<ProcNo> = (0..self.processes.len())
-            .filter(|p| !self.processes[*p].dead && !self.processes[*p].asleep)
-            .collect();
+        let alive: Vec<ProcNo> =
+            (0..self.processes.len()).filter(|p| !self.processes[*p].dead && !self.processes[*p].asleep).collect();
         self.dice.pick(&alive).copied()
     }
 
@@ -222,13 +221,15 @@ impl World {
         let process = &self.processes[self.net.streams[&id].process];
         let me = &self.agents[process.agent].id;
         let guessed = self.dice.one_in(2);
-        let chosen: Vec<_> = self
-            .books
-            .slots
-            .iter()
-            .filter(|(_, s)| if guessed { s.standing == Standing::Live } else { s.agent == *me && s.standing != Standing::Live })
-            .map(|(t, s)| (*t, s.clone()))
-            .collect();
+        let chosen: Vec<_> =
+            self.books
+                .slots
+                .iter()
+                .filter(|(_, s)| {
+                    if guessed { s.standing == Standing::Live } else { s.agent == *me && s.standing != Standing::Live }
+                })
+                .map(|(t, s)| (*t, s.clone()))
+                .collect();
         let Some((fencing, slot)) = self.dice.pick(&chosen).cloned() else { return };
         let nonce = if guessed { Nonce(self.dice.bytes16()) } else { slot.nonce };
         let token = LeaseToken { fencing, nonce };

@@ -46,9 +46,10 @@ impl Told {
             format!("job {} cell {}: {token} after {before:?}", lease.job, lease.cell.0)
         })?;
         // It may have ended since: where only a later commit proved its own (rule C4), its Revoke follows.
-        let stored = books.slots.get(&token).is_some_and(|s| {
-            s.job == lease.job && s.cell == lease.cell && s.nonce == lease.token.nonce
-        });
+        let stored = books
+            .slots
+            .get(&token)
+            .is_some_and(|s| s.job == lease.job && s.cell == lease.cell && s.nonce == lease.token.nonce);
         hold(stored, "P5", || format!("lease {token} is said and not in the tables"))
     }
 
@@ -186,7 +187,9 @@ impl Books {
                 }
                 live += 1;
                 let standing = self.slots.get(&token).map(|s| s.standing);
-                hold(standing == Some(Standing::Live), "C9", || format!("{token} is live in the tables: {standing:?}"))?;
+                hold(standing == Some(Standing::Live), "C9", || {
+                    format!("{token} is live in the tables: {standing:?}")
+                })?;
             }
         }
         let leased: u32 = self.jobs.values().map(|b| b.leased).sum();

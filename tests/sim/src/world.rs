@@ -13,7 +13,7 @@ use semel_core::{
 };
 
 use crate::{
-    agent::{Agent, Process, ProcNo, RunEnd, Spool},
+    agent::{Agent, ProcNo, Process, RunEnd, Spool},
     checkers::{Books, Check, Surroundings, Violation, broken, hold},
     client::{Call, Clients, MODELS, REGIONS},
     coordinator::{Coordinator, Fate},
@@ -400,7 +400,8 @@ impl World {
     /// In peace somebody resumes what is left paused.
     fn resumes(&mut self) -> Check {
         self.later(60_000, Ev::Resumes);
-        let paused: Vec<_> = self.store.tables.jobs.iter().filter(|(_, j)| j.paused).map(|(id, _)| id.clone()).collect();
+        let paused: Vec<_> =
+            self.store.tables.jobs.iter().filter(|(_, j)| j.paused).map(|(id, _)| id.clone()).collect();
         for id in paused {
             let call = self.clients.number(Call::Resume(id.clone()));
             self.later(1, Ev::Called(call, Call::Resume(id)));
