@@ -1,5 +1,7 @@
 //! A job of 100 million cells costs one row: it is accepted at once, and its first cells run.
 
+#![allow(clippy::print_stdout, reason = "a test that fails shows what was seen")]
+
 use std::time::{Duration, Instant};
 
 use semel_agent::{AgentConfig, config::AgentSpec};

@@ -1,5 +1,7 @@
 //! `semel run` killed with -9 in the middle, over and over: nothing is lost, doubled or stuck.
 
+#![allow(clippy::print_stdout, reason = "a test that fails shows what was seen")]
+
 mod common;
 
 use std::{

@@ -73,7 +73,6 @@ fn agent(folder: &Path, address: &str, name: &str, spool: &str) -> Started {
         .stdout(Stdio::null())
         .spawn()
         .expect("starts");
-    eprintln!("agent {name} with {spool}: process {}", child.id());
     Started(child)
 }
 

@@ -1,5 +1,7 @@
 //! A fault of the configuration burns no cell: the endpoint down, or its key wrong, and put right later.
 
+#![allow(clippy::print_stdout, reason = "a test that fails shows what was seen")]
+
 mod common;
 
 use std::{

@@ -1,5 +1,7 @@
 //! The contract is enough: a client and an agent in Python, with nothing but grpcio and reflection.
 
+#![allow(clippy::print_stdout, reason = "a test that fails shows what was seen")]
+
 mod common;
 
 use std::{

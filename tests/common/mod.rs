@@ -1,6 +1,7 @@
 //! What the whole-system tests share: binaries, folders, a provider that counts its calls.
 
 #![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::print_stderr, reason = "a test that fails shows what was run")]
 
 pub mod provider;
 

@@ -1,12 +1,8 @@
 //! What an operator reads.
 
 use semel_proto::v1 as pb;
-use tonic::Code;
 
-use crate::{
-    agent::{Agent, failure, success},
-    server::{Server, fields, spec},
-};
+use crate::{agent::Agent, base, server::Server};
 
 #[tokio::test]
 async fn an_operator_sees_agents_leases_the_leader_and_who_did_what() {

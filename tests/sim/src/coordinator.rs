@@ -8,6 +8,7 @@ use semel_core::{
     event::{Answer, Decision, Event, JobCall, Out, Outbox, Query, Report, Retry},
     id::{CallId, Epoch, Millis, Nonce, Now, Seq, StreamId, UnixMs},
     log::{Log, Sealed},
+    words::AttemptKind,
 };
 
 use crate::{
@@ -70,6 +71,8 @@ pub struct Brain {
     proof: Committed,
     unproven: bool,
     lookups: VecDeque<Lookup>,
+    /// It stood still, and its clock has not ticked since (rule L6).
+    slept: bool,
 }
 
 impl Brain {
@@ -96,8 +99,6 @@ pub struct Coordinator {
     pub asleep_until: u64,
     /// Commits take long until then.
     pub slow_until: u64,
-    /// When it last stood still (rule L6).
-    pub slept_at: Option<u64>,
 }
 
 impl Coordinator {
@@ -172,9 +173,9 @@ impl World {
             proof: Committed::by_store(epoch, Seq(0)),
             unproven: false,
             lookups: VecDeque::new(),
+            slept: false,
         });
         self.coordinator.asleep_until = 0;
-        self.coordinator.slept_at = None;
         self.recount()?;
         self.later(0, Ev::Tick(life));
         Ok(())
@@ -222,7 +223,9 @@ impl World {
         }
         trace!(self, "the coordinator goes on");
         self.coordinator.asleep_until = 0;
-        self.coordinator.slept_at = Some(self.now);
+        if let Some(brain) = &mut self.coordinator.brain {
+            brain.slept = true;
+        }
         // Whether its clock or its inbox has the first word is chance.
         if self.dice.one_in(3) {
             self.pump()?;
@@ -296,7 +299,10 @@ impl World {
         let Some(brain) = &mut self.coordinator.brain else { return Ok(false) };
         let now = brain.now(self.now);
         self.steps += 1;
+        let first_tick = matches!(event, Event::Tick) && std::mem::take(&mut brain.slept);
         let mut decision = brain.core.step(now, event).map_err(rule_of)?;
+        let lost = decision.batch.attempts.iter().filter(|a| a.kind == AttemptKind::Lost).count();
+        hold(!first_tick || lost == 0, "L6", || format!("{lost} leases are lost by the coordinator's own sleep"))?;
         let at_once = std::mem::take(&mut decision.now);
         let more = decision.more;
         if let (Some(_), Some(report)) = (decision.ask, report) {
@@ -414,18 +420,17 @@ impl World {
         self.later(delay, Ev::Applies(self.coordinator.life, sealed, fate));
     }
 
+    /// Every outbox is tried, not only the first: each must keep itself closed until its own proof (rule C5).
     fn open_outboxes(&mut self) -> Check {
-        loop {
-            let Some(brain) = &mut self.coordinator.brain else { return Ok(()) };
-            let Some(outbox) = brain.outboxes.pop_front() else { return Ok(()) };
+        let Some(brain) = &mut self.coordinator.brain else { return Ok(()) };
+        let mut open = Vec::new();
+        for outbox in std::mem::take(&mut brain.outboxes) {
             match outbox.open(&brain.proof) {
-                Ok(items) => items.into_iter().try_for_each(|out| self.say(out, true))?,
-                Err(closed) => {
-                    brain.outboxes.push_front(closed);
-                    return Ok(());
-                }
+                Ok(items) => open.extend(items),
+                Err(closed) => brain.outboxes.push_back(closed),
             }
         }
+        open.into_iter().try_for_each(|out| self.say(out, true))
     }
 
     /// What the core answers must be what the tables say, where nothing is in between (promise 4).

@@ -266,13 +266,8 @@ impl World {
         let agent = &self.agents[process.agent];
         let newest = self.books.newest.get(&agent.id).is_some_and(|n| n.1 == process.incarnation);
         let longer = agent.orphan_limit_ms.is_some_and(|limit| limit > self.config.ttl_ms);
-        let slept = self.coordinator.slept_at.is_some_and(|at| self.now - at < 2 * self.config.ttl_ms);
         let earlier = self.books.leader.is_some_and(|leader| row.token.epoch() < leader);
-        let rule = match () {
-            () if slept => "L6",
-            () if earlier => "L1",
-            () => "S1",
-        };
+        let rule = if earlier { "L1" } else { "S1" };
         hold(!newest || longer || process.asleep, rule, || {
             format!("agent {} runs {} when the coordinator gives it up", agent.id, row.token)
         })

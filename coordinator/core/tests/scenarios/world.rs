@@ -113,6 +113,16 @@ impl World {
                 self.now += words.at(1).parse::<u64>().expect("milliseconds");
                 vec![]
             }
+            "pass" => {
+                // In ticks of less than what counts as an own sleep (rule L6).
+                let until = self.now + words.at(1).parse::<u64>().expect("milliseconds");
+                let mut lines = Vec::new();
+                while self.now < until {
+                    self.now = until.min(self.now + 500);
+                    lines.extend(self.step(Event::Tick));
+                }
+                lines
+            }
             "assign" => {
                 let nonces = (0..8).map(|n| Nonce([self.nonce + n; 16])).collect();
                 self.nonce += 8;
