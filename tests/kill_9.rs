@@ -20,8 +20,9 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use sqlx::{ConnectOptions, Connection, Row, sqlite::SqliteConnectOptions};
 
 const KILLS: usize = 20;
-const SLOTS: usize = 4;
-const REGIONS: usize = 3;
+const SLOTS: usize = 1;
+/// A call is in flight until its result is durable: answered, it still takes a commit, or a sync of the spool.
+const UNTIL_DURABLE: Duration = Duration::from_millis(500);
 
 /// Every column of every record, by key.
 async fn records(store: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -59,28 +60,30 @@ async fn a_run_killed_twenty_times_ends_with_72_rows_each_once() {
     let mut random = SmallRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("job.yaml"), incident("incident", "")).expect("writes");
-    let provider = Provider::start(Behaviour { delay: Duration::from_millis(400), ..Behaviour::default() });
+    let provider = Provider::start(Behaviour { delay: Duration::from_millis(150), ..Behaviour::default() });
     let url = provider.url();
     let slots = SLOTS.to_string();
     let arguments = ["run", "job.yaml", "--openai", &url, "--slots", &slots, "--store", "s.db"];
     let store = folder.path().join("s.db");
 
     let mut before = BTreeMap::new();
-    let mut in_flight = 0;
+    let (mut running, mut in_flight) = (0, 0);
     for kill in 0..KILLS {
         let calls = provider.calls();
         let mut child = semel(folder.path(), &arguments);
         let child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
         let mut child = Started(child);
         // Half of the kills hit the start, the others the work.
-        let moment = Duration::from_millis(random.random_range(0..600));
+        let moment = Duration::from_millis(random.random_range(0..700));
         let begun = Instant::now();
         let early = kill % 2 == 0;
         wait_until("the moment of the kill", Duration::from_secs(30), || {
             (begun.elapsed() >= moment && (early || provider.calls() > calls)) || ended(&mut child)
         });
-        in_flight += provider.running();
+        running += provider.running();
+        in_flight += provider.running() + provider.answered_within(UNTIL_DURABLE);
         child.kill();
+        wait_until("the provider to notice", Duration::from_secs(30), || provider.running() == 0);
         if store.exists() {
             let now = records(&store).await;
             for (key, row) in &before {
@@ -99,12 +102,14 @@ async fn a_run_killed_twenty_times_ends_with_72_rows_each_once() {
     }
     assert!(after.values().all(|row| row.starts_with(b"succeeded")), "all succeeded");
     let (calls, bound) = (provider.calls(), 72 + in_flight);
-    println!("{KILLS} kills: {calls} calls, {in_flight} were in flight at the kills");
+    println!(
+        "{KILLS} kills: {calls} calls; {running} ran at the kills, {in_flight} ran or were just answered; {} records before the last run",
+        before.len()
+    );
     assert!(calls <= bound, "{calls} calls, where at most {bound} can be explained");
     assert_eq!(run(folder.path(), &["audit", "incident", "--store", "s.db"]).status.code(), Some(0));
     let again = run(folder.path(), &arguments);
     assert_eq!((again.status.code(), provider.calls()), (Some(0), calls), "the same command again runs nothing");
-    assert!(SLOTS * REGIONS * KILLS >= in_flight, "no more than the slots were in flight");
 }
 
 fn ended(child: &mut Started) -> bool {

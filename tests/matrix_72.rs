@@ -153,6 +153,16 @@ impl Zombie {
     }
 }
 
+/// The zombie comes back, its session long gone, and hands in what it had: twice.
+async fn come_back_late(channel: Channel, held: &pb::Lease) {
+    let mut zombie = Zombie::connect(channel, 1, 0).await;
+    for _ in 0..2 {
+        let receipt = zombie.report(held, b"late").await;
+        assert_eq!(receipt.kind(), pb::ReceiptKind::Fenced, "promise 3: {receipt:?}");
+        assert_eq!(receipt.reason(), pb::ReceiptReason::LeaseLost);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn promise_1_the_incidents_job_has_each_of_its_72_keys_exactly_once() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -215,13 +225,7 @@ async fn promise_1_the_incidents_job_has_each_of_its_72_keys_exactly_once() {
     until_complete(&channel).await;
     drop(twin);
 
-    // The zombie comes back under its old stream's session long gone, and hands in what it had: twice.
-    let mut zombie = Zombie::connect(channel.clone(), 1, 0).await;
-    for _ in 0..2 {
-        let receipt = zombie.report(&held, b"late").await;
-        assert_eq!(receipt.kind(), pb::ReceiptKind::Fenced, "promise 3: {receipt:?}");
-        assert_eq!(receipt.reason(), pb::ReceiptReason::LeaseLost);
-    }
+    come_back_late(channel.clone(), &held).await;
     check_rows(&here.join("s.db"), &held).await;
     assert_eq!(run(here, &["audit", "incident", "--store", "s.db"]).status.code(), Some(0), "the audit is exact");
     drop(running);

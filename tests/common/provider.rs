@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How the provider answers.
@@ -34,6 +34,7 @@ struct Shared {
     /// Idempotency key → calls begun.
     calls: Mutex<BTreeMap<String, usize>>,
     running: AtomicUsize,
+    answered: Mutex<Vec<Instant>>,
     stop: AtomicBool,
     wake: Condvar,
 }
@@ -58,6 +59,7 @@ impl Provider {
             behaviour: Mutex::new(behaviour),
             calls: Mutex::default(),
             running: AtomicUsize::new(0),
+            answered: Mutex::default(),
             stop: AtomicBool::new(false),
             wake: Condvar::new(),
         });
@@ -93,6 +95,10 @@ impl Provider {
     pub fn running(&self) -> usize {
         self.shared.running.load(Ordering::SeqCst)
     }
+    /// Calls answered within the last `window`.
+    pub fn answered_within(&self, window: Duration) -> usize {
+        self.shared.answered.lock().expect("no panic").iter().filter(|at| at.elapsed() < window).count()
+    }
     /// Answers differently from now on.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.shared.behaviour.lock().expect("no panic") = behaviour;
@@ -122,6 +128,7 @@ fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             *shared.calls.lock().expect("no panic").entry(key).or_default() += 1;
             shared.running.fetch_add(1, Ordering::SeqCst);
             let told = take_time(shared);
+            shared.answered.lock().expect("no panic").push(Instant::now());
             shared.running.fetch_sub(1, Ordering::SeqCst);
             (told.status, told.headers, completion(&body, told.status))
         };

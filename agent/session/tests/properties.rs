@@ -156,14 +156,7 @@ impl World {
                 self.connected = true;
                 self.machine.handle_connected(stream);
             }
-            Event::Broken { handled } if self.dialled => {
-                let handled = handled.min(self.pipe.len());
-                for message in self.pipe.drain(..handled).collect::<Vec<_>>() {
-                    self.coordinate(&message);
-                }
-                self.machine.handle_disconnected(self.now, stream);
-                self.stream_is_gone();
-            }
+            Event::Broken { handled } if self.dialled => self.break_off(handled),
             Event::Welcome { lost } if !self.welcomed => self.welcome(lost),
             Event::Ack { skip } if self.beats.len() > skip => {
                 let (number, sent_at) = self.beats[skip];
@@ -222,6 +215,16 @@ impl World {
             _ => {}
         }
         self.machine.check();
+    }
+
+    /// The stream breaks; the coordinator has handled some of what was on it.
+    fn break_off(&mut self, handled: usize) {
+        let handled = handled.min(self.pipe.len());
+        for message in self.pipe.drain(..handled).collect::<Vec<_>>() {
+            self.coordinate(&message);
+        }
+        self.machine.handle_disconnected(self.now, self.stream());
+        self.stream_is_gone();
     }
 
     /// What a replaced stream still delivers.

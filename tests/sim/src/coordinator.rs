@@ -82,9 +82,9 @@ impl Brain {
             wall: UnixMs(1_800_000_000_000 + now as i64 + self.wall_base),
         }
     }
-    /// Nothing is filling and nothing in flight.
+    /// Nothing is filling, nothing in flight, and nothing that was found by reading is still to be proven.
     pub fn is_quiet(&self) -> bool {
-        !self.committing && self.sealed.is_empty() && !self.log.is_filling()
+        !self.committing && !self.unproven && self.sealed.is_empty() && !self.log.is_filling()
     }
 }
 
@@ -110,7 +110,7 @@ impl Coordinator {
     /// Nothing is to be done or said any more.
     pub fn is_at_rest(&self) -> bool {
         self.brain.as_ref().is_some_and(|b| {
-            b.is_quiet() && !b.unproven && b.inbox.is_empty() && b.lookups.is_empty() && b.outboxes.is_empty()
+            b.is_quiet() && b.inbox.is_empty() && b.lookups.is_empty() && b.outboxes.is_empty()
         })
     }
     /// Why cells wait, in words: for a world that is stuck.
@@ -251,7 +251,7 @@ impl World {
                 None => break,
             }
         }
-        if self.coordinator.brain.as_ref().is_some_and(|b| b.is_quiet() && !b.unproven && !b.lookups.is_empty()) {
+        if self.coordinator.brain.as_ref().is_some_and(|b| b.is_quiet() && !b.lookups.is_empty()) {
             self.look_up()?;
         }
         if self.coordinator.brain.as_ref().is_some_and(|b| b.lookups.is_empty() && !b.committing) {

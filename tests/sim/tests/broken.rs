@@ -20,7 +20,9 @@ fn every_broken_variant_is_found_by_the_checker_of_its_rule() {
             Ok(Some(found)) if variant.expect.contains(&found.rule) => {
                 println!("{:<4} {:<60} {} in seed {}", variant.rule, variant.name, found.rule, found.seed);
             }
-            Ok(Some(found)) => missed.push(format!("{}: {} is no checker of it: {}", variant.name, found.rule, found.what)),
+            Ok(Some(found)) => {
+                missed.push(format!("{}: {} is no checker of it: {}", variant.name, found.rule, found.what))
+            }
             Ok(None) => missed.push(format!("{}: not found in seeds 1..={MAX_SEEDS}", variant.name)),
             Err(error) => missed.push(format!("{}: {error}", variant.name)),
         }
