@@ -23,6 +23,8 @@ use crate::wire::{SharedReport, Work};
 pub const DEFAULT_MAX_OUTPUT_BYTES: u64 = 32 << 20;
 /// The longest error text that is reported, in bytes; a Welcome can only lower it.
 pub const MAX_ERROR_BYTES: u64 = 64 << 10;
+/// Output and provider's body of one report, together, in bytes: 1 MiB under the largest message.
+const MAX_CONTENT_BYTES: usize = crate::stream::MAX_MESSAGE_BYTES - (1 << 20);
 
 /// Limits of the coordinator, as the last Welcome said them.
 #[derive(Debug)]
@@ -194,7 +196,9 @@ impl Run {
         if size > limit {
             return self.failed(model, too_large(size, limit), Some(served));
         }
-        let keep_response = self.site.keep_response && answer.response.len() as u64 <= limit;
+        // A report must fit a message: one that did not could never be said.
+        let fits = answer.output.len() + answer.response.len() <= MAX_CONTENT_BYTES;
+        let keep_response = self.site.keep_response && fits && answer.response.len() as u64 <= limit;
         let success = pb::Success {
             output: answer.output,
             response: if keep_response { answer.response } else { Bytes::new() },

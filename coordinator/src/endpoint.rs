@@ -21,9 +21,10 @@ pub struct Endpoint {
     pub pid: u32,
 }
 
-/// The file of a store.
+/// The file of a store: beside the database itself, by whatever link it is named.
 pub fn path(store: &Path) -> PathBuf {
-    let mut name = store.as_os_str().to_owned();
+    let real = fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
+    let mut name = real.into_os_string();
     name.push(".endpoint");
     name.into()
 }

@@ -15,7 +15,7 @@ pub mod shell;
 pub mod specs;
 pub mod store;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ use crate::{
     store::{Store, sqlite::SqliteStore},
 };
 
+/// How long a stop waits for the store to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Random bytes of a token that nobody chose.
 const TOKEN_BYTES: usize = 24;
 
@@ -160,7 +162,9 @@ impl Running {
         if let Err(error) = endpoint::remove(&self.path) {
             tracing::warn!(%error, "the endpoint file stays behind");
         }
-        self.store.close().await;
+        if tokio::time::timeout(CLOSE_LIMIT, self.store.close()).await.is_err() {
+            tracing::warn!("the store was not closed in time: what was committed is in its log, and is found there");
+        }
         led
     }
 }

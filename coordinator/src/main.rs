@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use semel_coordinator::{Limits, Settings, start};
+use semel_coordinator::{Limits, Settings, services::MAX_OUTPUT_BYTES, start};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the coordinator of one store: hands out cells, records each exactly once.
@@ -59,7 +59,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
-    running.stop().await?;
+    tokio::select! {
+        stopped = running.stop() => stopped?,
+        _ = term.recv() => bail!("told to stop twice: stopped at once"),
+        _ = int.recv() => bail!("told to stop twice: stopped at once"),
+    }
     Ok(())
 }
 
@@ -80,6 +84,9 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
         ack_ms: heartbeat_ms,
         ..semel_core::Config::default()
     };
+    if arguments.max_output_bytes == 0 || arguments.max_output_bytes > MAX_OUTPUT_BYTES {
+        bail!("--max-output-bytes {}: 1 to {MAX_OUTPUT_BYTES}", arguments.max_output_bytes);
+    }
     let limits = Limits { max_output_bytes: arguments.max_output_bytes, ..Limits::default() };
     Ok(Settings { store: path.into(), listen: arguments.listen, token, core, limits })
 }

@@ -14,7 +14,7 @@ use backon::{ExponentialBuilder, Retryable};
 use semel_core::{
     Committed, Core,
     event::{Answer, Event, JobCall, Out, Outbox, Report, Retry, ToAgent},
-    id::{CallId, Epoch, FencingToken, JobId, Nonce, Seq, StreamId},
+    id::{CallId, Epoch, FencingToken, JobId, Millis, Nonce, Seq, StreamId},
     log::{Log, Sealed},
 };
 use tokio::{
@@ -32,15 +32,19 @@ use crate::{
 
 /// Events that wait to be stepped; a sender beyond that waits (back pressure on its stream).
 pub const INBOX: usize = 8_192;
-/// Content of reports among them, in KiB: an agent whose report finds no room waits, its stream with it.
-/// More than the largest report, so that one always fits.
-const INBOX_KIB: u32 = 256 << 10;
+/// Content of reports that are not durable yet, in KiB, at least 1 each: an agent whose report finds no
+/// room waits, its stream with it. More than the largest report, so that one always fits.
+const ROOM_KIB: u32 = 256 << 10;
 /// Messages that wait for one agent; at the bound its stream is closed: it does not read.
 pub const MAX_QUEUED_FOR_AGENT: usize = 65_536;
 /// Events stepped in one go, before the outboxes are looked at again.
 const MAX_DRAINED: usize = 1_024;
-/// Sealed batches that wait for their commit; at the bound no more events are taken in.
+/// Sealed batches that wait for their commit; at the bound nothing more is granted.
 const MAX_SEALED: usize = 4;
+/// A commit that takes longer must not hold up heartbeats (rule C6).
+const SLOW_COMMIT_MS: u64 = 1_000;
+/// How long a stop waits for what is being committed; nothing of it has been said.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Nonces offered to one `Assign`, and so the most grants of it.
 const NONCES: usize = 16;
 /// Tokens of the past looked up in one pause of the commits.
@@ -79,7 +83,7 @@ pub enum ShellError {
 
 /// What comes in to the task that owns the core.
 pub(crate) enum Input {
-    /// With the room that it takes in the inbox.
+    /// With the room that it takes until it is durable.
     Event(Event, OwnedSemaphorePermit),
     Call(CallId, Event, oneshot::Sender<Answer>),
     Retry(JobCall, bool, Filter, oneshot::Sender<Answer>),
@@ -115,7 +119,7 @@ impl Shell {
         leading: watch::Receiver<Leading>,
     ) -> (Self, mpsc::Receiver<Input>) {
         let (inbox, events) = mpsc::channel(INBOX);
-        let room = Arc::new(Semaphore::new(INBOX_KIB as usize));
+        let room = Arc::new(Semaphore::new(ROOM_KIB as usize));
         (Self { inbox, room, ids: Arc::new(AtomicU64::new(1)), store, specs, limits, leading }, events)
     }
 
@@ -151,10 +155,10 @@ impl Shell {
     /// [`ShellError::NotLeading`].
     pub async fn event(&self, event: Event) -> Result<(), ShellError> {
         let kib = match &event {
-            Event::Report(report) => u32::try_from(report.body.bytes() >> 10).unwrap_or(u32::MAX),
+            Event::Report(report) => u32::try_from(report.body.bytes() >> 10).unwrap_or(u32::MAX).max(1),
             _ => 0,
         };
-        let room = self.room.clone().acquire_many_owned(kib.min(INBOX_KIB)).await;
+        let room = self.room.clone().acquire_many_owned(kib.min(ROOM_KIB)).await;
         self.send(Input::Event(event, room.map_err(|_| ShellError::NotLeading)?)).await
     }
 
@@ -223,6 +227,9 @@ pub(crate) struct Owner<'a> {
     leading: &'a watch::Sender<Leading>,
     refused: &'a refused::Refused,
     committing: Option<JoinHandle<Result<Committed, CommitError>>>,
+    committing_since: Millis,
+    /// Room that is given back when the batch of that number is durable.
+    rooms: VecDeque<(Seq, OwnedSemaphorePermit)>,
     sealed: VecDeque<Sealed>,
     outboxes: VecDeque<Outbox>,
     /// The proof of the last acknowledged commit.
@@ -255,6 +262,8 @@ impl<'a> Owner<'a> {
             leading,
             refused,
             committing: None,
+            committing_since: Millis(0),
+            rooms: VecDeque::new(),
             sealed: VecDeque::new(),
             outboxes: VecDeque::new(),
             proof: takeover,
@@ -296,10 +305,14 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// Whether more events may come in: not while the tables are to be read at rest, nor while commits lag behind.
+    /// Whether more events may come in: not while the tables are to be read at rest, unless the rest is
+    /// far off because a commit is slow; heartbeats must not wait for that (rule C6).
     fn takes_in(&self) -> bool {
-        let at_rest = !self.refused.one_by_one() || (self.committing.is_none() && !self.log.is_filling());
-        self.lookups.is_empty() && self.sealed.len() < MAX_SEALED && at_rest
+        if self.refused.one_by_one() {
+            return self.committing.is_none() && !self.log.is_filling() && self.lookups.is_empty();
+        }
+        let slow = || self.clock.now().mono.since(self.committing_since) > SLOW_COMMIT_MS;
+        self.lookups.is_empty() || (self.committing.is_some() && slow())
     }
 
     /// Commits what is left, and says it.
@@ -311,7 +324,10 @@ impl<'a> Owner<'a> {
             if self.committing.is_none() {
                 return Ended::Stopped;
             }
-            let done = join(&mut self.committing).await;
+            let Ok(done) = tokio::time::timeout(STOP_LIMIT, join(&mut self.committing)).await else {
+                tracing::warn!("stops while a commit is under way; nothing of it was said");
+                return Ended::Stopped;
+            };
             if let Err(ended) = self.committed(done) {
                 return ended;
             }
@@ -321,7 +337,10 @@ impl<'a> Owner<'a> {
     async fn take_in(&mut self, inputs: impl Iterator<Item = Input>) -> Result<(), Ended> {
         for input in inputs {
             match input {
-                Input::Event(event, _room) => self.step(event).await?,
+                Input::Event(event, room) => {
+                    self.step(event).await?;
+                    self.rooms.push_back((self.log.sealed().next(), room));
+                }
                 Input::Call(id, event, reply) => {
                     self.calls.insert(id, reply);
                     self.step(event).await?;
@@ -393,6 +412,7 @@ impl<'a> Owner<'a> {
             let next = next.or_else(|| self.unproven.then(|| self.log.seal_empty()));
             self.outboxes.extend(self.log.take_outboxes());
             if let Some(sealed) = next {
+                self.committing_since = self.clock.now().mono;
                 self.committing = Some(tokio::spawn(commit(self.store.clone(), sealed, self.leading.clone())));
             }
         }
@@ -448,6 +468,9 @@ impl<'a> Owner<'a> {
         match done {
             Ok(proof) => {
                 self.leading.send_replace(Leading { at: Some((proof.epoch(), proof.seq())), stalled: false });
+                while self.rooms.front().is_some_and(|(seq, _)| *seq <= proof.seq()) {
+                    self.rooms.pop_front();
+                }
                 self.proof = proof;
                 self.unproven = false;
                 self.refused.committed();

@@ -224,7 +224,9 @@ impl Job {
             by_cell.entry(attempt.cell).or_default().push(attempt);
         }
         for (cell, mut rows) in by_cell {
-            rows.sort_by_key(|a| a.token);
+            // A record that moved is the last word on its token, also where the attempt that led to it has
+            // an entry of its own: what comes after it is the new budget (rule S7).
+            rows.sort_by_key(|a| (a.token, a.kind == AttemptKind::Replaced));
             job.history.insert(cell, History::read(&rows));
             job.skip.insert(cell.0);
         }

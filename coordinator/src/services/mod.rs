@@ -28,6 +28,11 @@ pub use auth::Caller;
 
 /// The largest message that is taken in: an output, the provider's body, and what is around them.
 pub const MAX_MESSAGE_BYTES: usize = 80 << 20;
+/// The largest output limit that can be set: an output and a provider's body of that size fit one message.
+pub const MAX_OUTPUT_BYTES: u64 = 32 << 20;
+/// What an agent may send before it is read, on a stream and on a connection: large reports over far links.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Streams and calls at once on one connection.
 const MAX_STREAMS: u32 = 1_024;
 /// HTTP/2 pings notice a peer that is gone without a word; heartbeats are messages all the same.
@@ -63,6 +68,8 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE / 2))
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .tcp_nodelay(true)
         .add_service(health)
         .add_service(v1)

@@ -132,6 +132,8 @@ pub struct Process {
     pub asleep: bool,
     /// Events that wait while it stands still.
     pub waiting: VecDeque<crate::world::Ev>,
+    /// Its edge has swallowed a message.
+    pub swallowed: bool,
     /// The stream that it reads.
     pub stream: Option<StreamId>,
     /// Runs under way, by lease: the run's number.
@@ -172,7 +174,7 @@ pub fn process(agent: &Agent, number: usize, folder: usize, now: u64, dice: &mut
         slots: agent.slots,
         prefetch: agent.prefetch,
         orphan_limit_ms: agent.orphan_limit_ms,
-        seed: dice.next(),
+        seed: dice.draw(),
     };
     let born = (now, dice.between(0, 1 << 40));
     Process {
@@ -183,6 +185,7 @@ pub fn process(agent: &Agent, number: usize, folder: usize, now: u64, dice: &mut
         dead: false,
         asleep: false,
         waiting: VecDeque::new(),
+        swallowed: false,
         stream: None,
         runs: BTreeMap::new(),
         born,

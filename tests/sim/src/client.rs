@@ -129,7 +129,7 @@ fn plan(id: JobId, dice: &mut Dice) -> Plan {
         weight: dice.between(1, 4) as u32,
         priority: dice.between(0, 1) as i32,
     };
-    let digest = Digest(digest_of(dice.next(), 3));
+    let digest = Digest(digest_of(dice.draw(), 3));
     let spec = StoredSpec { sent: Bytes::from_static(b"{}"), resolved: Bytes::from_static(b"{}"), input_version: 1 };
     Plan { id, digest, matrix, policy, spec: Arc::new(spec) }
 }

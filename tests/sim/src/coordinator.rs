@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use semel_core::{
     Committed, Core,
     event::{Answer, Decision, Event, JobCall, Out, Outbox, Query, Report, Retry},
-    id::{CallId, Epoch, Millis, Nonce, Now, Seq, StreamId, UnixMs},
+    id::{CallId, Epoch, Millis, Nonce, Now, StreamId, UnixMs},
     log::{Log, Sealed},
     words::AttemptKind,
 };
@@ -41,7 +41,7 @@ pub enum Fate {
 #[derive(Debug)]
 pub enum Input {
     /// An event.
-    Event(Event),
+    Event(Box<Event>),
     /// A retry, whose records are to be read first.
     Retry(JobCall, bool, bool),
 }
@@ -50,7 +50,7 @@ pub enum Input {
 #[derive(Debug)]
 pub enum Lookup {
     /// The past of a report's token.
-    Report(Report),
+    Report(Box<Report>),
     /// The records of a retry: of a closed job too, only the failed.
     Retry(JobCall, bool, bool),
 }
@@ -109,9 +109,9 @@ impl Coordinator {
     }
     /// Nothing is to be done or said any more.
     pub fn is_at_rest(&self) -> bool {
-        self.brain.as_ref().is_some_and(|b| {
-            b.is_quiet() && b.inbox.is_empty() && b.lookups.is_empty() && b.outboxes.is_empty()
-        })
+        self.brain
+            .as_ref()
+            .is_some_and(|b| b.is_quiet() && b.inbox.is_empty() && b.lookups.is_empty() && b.outboxes.is_empty())
     }
     /// Why cells wait, in words: for a world that is stuck.
     pub fn explain(&mut self, now: u64, clients: &Clients) -> String {
@@ -170,7 +170,7 @@ impl World {
             sealed: VecDeque::new(),
             committing: false,
             outboxes: VecDeque::new(),
-            proof: Committed::by_store(epoch, Seq(0)),
+            proof: crate::store::takeover(epoch),
             unproven: false,
             lookups: VecDeque::new(),
             slept: false,
@@ -244,7 +244,7 @@ impl World {
                 break;
             }
             match brain.inbox.pop_front() {
-                Some(Input::Event(event)) => self.step(event)?,
+                Some(Input::Event(event)) => self.step(*event)?,
                 Some(Input::Retry(call, reopen, failed)) => {
                     brain.lookups.push_back(Lookup::Retry(call, reopen, failed));
                 }
@@ -306,7 +306,7 @@ impl World {
         let at_once = std::mem::take(&mut decision.now);
         let more = decision.more;
         if let (Some(_), Some(report)) = (decision.ask, report) {
-            brain.lookups.push_back(Lookup::Report(report));
+            brain.lookups.push_back(Lookup::Report(Box::new(report)));
         }
         brain.sealed.extend(brain.log.add(decision));
         brain.outboxes.extend(brain.log.take_outboxes());
@@ -332,7 +332,7 @@ impl World {
                 }
                 Lookup::Report(mut report) => {
                     report.past = Some(self.store.tables.past(report.token.fencing));
-                    self.step(Event::Report(report))?;
+                    self.step(Event::Report(*report))?;
                 }
                 Lookup::Retry(by, reopen, failed) => {
                     let rows = self.store.tables.executions.values();

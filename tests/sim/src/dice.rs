@@ -33,7 +33,7 @@ impl Dice {
         Self([one, two, three, mix(three) | 1])
     }
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let s = &mut self.0;
         let result = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;
@@ -47,33 +47,33 @@ impl Dice {
     }
     /// From `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
+        low + self.draw() % (high - low + 1)
     }
     /// True `n` times in 1,000.
     pub fn permille(&mut self, n: u64) -> bool {
-        self.next() % 1_000 < n
+        self.draw() % 1_000 < n
     }
     /// True once in `n`.
     pub fn one_in(&mut self, n: u64) -> bool {
-        self.next().is_multiple_of(n)
+        self.draw().is_multiple_of(n)
     }
     /// Short mostly, long now and then: a delay up to `high` that is spread over its orders of magnitude.
     pub fn skewed(&mut self, low: u64, high: u64) -> u64 {
         let span = high.saturating_sub(low).max(1);
         let bits = 64 - span.leading_zeros() as u64;
         let shift = self.between(0, bits);
-        low + ((self.next() % (span + 1)) >> shift.min(63))
+        low + ((self.draw() % (span + 1)) >> shift.min(63))
     }
     /// One of these.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
-        if of.is_empty() { None } else { of.get((self.next() % of.len() as u64) as usize) }
+        if of.is_empty() { None } else { of.get((self.draw() % of.len() as u64) as usize) }
     }
     /// 16 random bytes.
     pub fn bytes16(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         let (a, b) = bytes.split_at_mut(8);
-        a.copy_from_slice(&self.next().to_be_bytes());
-        b.copy_from_slice(&self.next().to_be_bytes());
+        a.copy_from_slice(&self.draw().to_be_bytes());
+        b.copy_from_slice(&self.draw().to_be_bytes());
         bytes
     }
 }

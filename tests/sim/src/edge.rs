@@ -57,7 +57,7 @@ impl World {
             Message::Report { token, result } => self.report(id, token, result),
             Message::Release { token, reason, message } => {
                 let (reason, retry_after_ms) = reason_of(reason);
-                let chance = self.dice.next();
+                let chance = self.dice.draw();
                 let message = message.into();
                 Event::Release(event::Release { stream: id, token, reason, message, retry_after_ms, chance })
             }
@@ -106,7 +106,7 @@ impl World {
             leased_input: None,
             retry_after_ms: done.retry_after_ms,
             past: None,
-            chance: self.dice.next(),
+            chance: self.dice.draw(),
         })
     }
 

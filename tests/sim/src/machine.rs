@@ -63,10 +63,9 @@ impl World {
     fn hang_up(&mut self, stream: StreamId, notice: bool) {
         let heard = self.net.streams.get(&stream).is_some_and(|s| !s.up.lost) && notice;
         let delay = self.delay();
-        if let Some(at) = self.net.streams.get_mut(&stream).and_then(|s| s.up.arrival(self.now, delay)) {
-            if heard {
-                self.at(at, Ev::CoordinatorHears(stream));
-            }
+        let arrival = self.net.streams.get_mut(&stream).and_then(|s| s.up.arrival(self.now, delay));
+        if let Some(at) = arrival.filter(|_| heard) {
+            self.at(at, Ev::CoordinatorHears(stream));
         }
         self.net.close_process_end(stream);
     }
@@ -447,6 +446,7 @@ impl World {
         }
         let heeded = matches!(message, Message::Hello { .. } | Message::ModelStates(_));
         let swallowed = !heeded && self.dice.permille(self.faults.swallowed);
+        self.processes[number].swallowed |= swallowed;
         let delay = self.delay();
         let Some(stream) = self.net.streams.get_mut(&id) else { return Ok(()) };
         if let Some(at) = stream.up.arrival(self.now, delay).filter(|_| !swallowed) {

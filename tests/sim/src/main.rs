@@ -1,5 +1,7 @@
 //! `semel-sim`: replays a seed, or runs many.
 
+#![expect(clippy::print_stdout, reason = "what it finds is its output")]
+
 use std::{ops::RangeInclusive, path::Path, process::ExitCode};
 
 use semel_sim::{

@@ -1,6 +1,7 @@
 //! The database: the tables, and the ways in which it fails.
 
 use semel_core::{
+    Committed,
     id::{Epoch, Seq},
     log::Sealed,
     tables::{Refused, Tables},
@@ -11,6 +12,12 @@ use crate::{
     coordinator::Fate,
     world::{CommitAnswer, Ev, World, trace},
 };
+
+/// The proof of the takeover itself, which is the first commit of its epoch.
+#[expect(clippy::disallowed_methods, reason = "this is the simulator's store")]
+pub fn takeover(epoch: Epoch) -> Committed {
+    Committed::by_store(epoch, Seq(0))
+}
 
 /// The tables of the world.
 #[derive(Debug, Default)]

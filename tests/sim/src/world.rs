@@ -225,7 +225,7 @@ impl World {
             killers: BTreeSet::new(),
             heard_acknowledged: BTreeSet::new(),
             heard_started: BTreeSet::new(),
-            poison_seed: dice.next(),
+            poison_seed: dice.draw(),
             numbers: 0,
             trace: traced.then(Vec::new),
             dice,
@@ -382,11 +382,6 @@ impl World {
             stream.down.slower_ms = 0;
         }
         self.coordinator.slow_until = 0;
-        // What was swallowed on a stream is made good on the next one.
-        for id in self.net.open_streams() {
-            self.later(1, Ev::ProcessHears(id));
-            self.later(2, Ev::CoordinatorHears(id));
-        }
         for agent in 0..self.agents.len() {
             let alive = self.processes.iter().any(|p| p.agent == agent && !p.dead);
             if !alive && !self.config.embedded {
@@ -409,11 +404,12 @@ impl World {
         Ok(())
     }
 
-    /// Every job has ended, and every result has its receipt.
+    /// Every job has ended, and every result has its receipt, but for a report that its agent's edge has
+    /// swallowed: it is said again on the next stream.
     fn is_over(&self) -> bool {
         self.clients.answered.iter().all(|a| *a)
             && self.books.jobs.values().all(|b| b.ended())
-            && self.processes.iter().all(|p| p.dead || p.asleep || p.session.results() == 0)
+            && self.processes.iter().all(|p| p.dead || p.asleep || p.swallowed || p.session.results() == 0)
             && self.coordinator.is_at_rest()
     }
 
@@ -476,7 +472,7 @@ impl World {
     }
 
     pub(crate) fn event(&mut self, event: Event) -> Check {
-        self.coordinator.inbox(crate::coordinator::Input::Event(event));
+        self.coordinator.inbox(crate::coordinator::Input::Event(Box::new(event)));
         self.pump()
     }
 }

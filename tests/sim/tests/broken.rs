@@ -3,6 +3,8 @@
 //! Each variant is a build of three small crates, and takes some seconds; all of them run one after the
 //! other, in one folder, so that only what a patch touches is built again.
 
+#![expect(clippy::print_stdout, reason = "the table of rules, variants and seeds")]
+
 use std::path::Path;
 
 use semel_sim::broken::{Bench, MAX_SEEDS, variants};
