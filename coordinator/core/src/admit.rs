@@ -66,9 +66,10 @@ impl Core {
 
     /// Closes the jobs whose deadline has passed.
     pub(crate) fn expire_jobs(&mut self, at: Now, out: &mut Decision) {
-        while let Some(&(_, no)) = self.deadlines.first().filter(|(due, _)| *due <= at.wall) {
+        while let Some(&(due, no)) = self.deadlines.first().filter(|(due, _)| *due <= at.wall) {
             self.deadlines.pop_first();
-            let job = self.jobs.get(&no).filter(|j| j.state == JobState::Open && !j.is_complete());
+            let ends = |j: &&Job| j.state == JobState::Open && !j.is_complete() && j.row.deadline_at == due;
+            let job = self.jobs.get(&no).filter(ends);
             let Some(id) = job.map(|j| j.row.id.clone()) else {
                 continue;
             };

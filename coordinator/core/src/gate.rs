@@ -11,7 +11,7 @@ use crate::id::{Millis, ModelId, ProviderId, RegionId};
 /// The wait after a 429 without a Retry-After.
 const DEFAULT_RETRY_AFTER_MS: u64 = 1_000;
 /// The longest Retry-After that is believed.
-const MAX_RETRY_AFTER_MS: u64 = 3_600_000;
+pub(crate) const MAX_RETRY_AFTER_MS: u64 = 3_600_000;
 /// Calls at once beyond which a gate no longer limits.
 const WIDE_OPEN: u32 = 1_024;
 

@@ -418,12 +418,16 @@ impl Job {
         for (index, lane) in self.lanes.iter().enumerate() {
             let first = self.row.matrix.lanes()[index].first;
             let mut pending = 0;
+            let waiting: BTreeSet<Cell> = lane.waiting.iter().map(|(_, cell)| *cell).collect();
+            if waiting.len() != lane.waiting.len() {
+                return Err(format!("promise 4: job {:?} lane {index}: a cell waits twice", self.row.id));
+            }
             for cell in (first..lane.end).map(Cell) {
                 let fresh = cell.0 >= lane.next && !self.skip.contains(cell.0);
                 let queues = usize::from(fresh)
                     + usize::from(lane.ready.contains(&cell))
                     + usize::from(lane.alone.contains(&cell))
-                    + lane.waiting.iter().filter(|(_, c)| *c == cell).count();
+                    + usize::from(waiting.contains(&cell));
                 let elsewhere =
                     usize::from(self.recorded.contains(cell.0)) + usize::from(self.leased.contains_key(&cell));
                 if queues + elsewhere != 1 {

@@ -52,7 +52,8 @@ pub(crate) enum Loss {
     Culprit,
     /// It died together with others: counted, and not the last by that (rule S7).
     InCompany,
-    /// Coordinator and agent died as one process, or nobody can tell: not counted, within a bound.
+    /// Coordinator and agent died as one process, the agent stopped or was cut off, or nobody can tell:
+    /// not counted, within a bound.
     Nobody,
     /// It did not report within its timeout: counted.
     TimedOut,
@@ -423,7 +424,7 @@ fn loss_in_words(loss: Loss) -> &'static str {
         Loss::NeverStarted => "it did not start",
         Loss::Culprit => "its agent died, fell silent or dropped it",
         Loss::InCompany => "its agent died or fell silent with other leases",
-        Loss::Nobody => "the process that ran both sides died",
+        Loss::Nobody => "nobody is at fault: its agent stopped or was cut off, or died with the coordinator",
         Loss::TimedOut => "no report came within the timeout",
     }
 }

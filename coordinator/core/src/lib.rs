@@ -365,7 +365,7 @@ impl Core {
 /// When the cells of a loaded job may be leased again, as points of this core's clock. A wait is
 /// believed up to the job's longest: the wall clock may have been set back.
 fn waits(now: Now, job: &tables::LoadedJob) -> BTreeMap<Cell, Millis> {
-    let longest = job.stored.row.policy.max_backoff_ms;
+    let longest = job.stored.row.policy.max_backoff_ms.max(gate::MAX_RETRY_AFTER_MS);
     let until = |at: UnixMs| now.mono.after(at.since(now.wall).min(longest));
     job.attempts.iter().filter_map(|a| Some((a.cell, until(a.retry_at?)))).collect()
 }

@@ -14,9 +14,10 @@ use crate::{
     Core,
     batch::{AttemptRow, Failure, Outcome, ReportBody},
     event::{Decision, Out, Past, PastRow, Receipt, Release, Report, ToAgent},
+    gate::MAX_RETRY_AFTER_MS,
     id::{AgentId, Digest, LeaseToken, Now, StreamId},
     job::MAX_FREE_ENDS,
-    lease::{Lease, Noted},
+    lease::{Lease, Loss, Noted},
     words::{AttemptKind, FailureReason, LeaseStage, ReceiptKind, ReceiptReason, RegionBasis, ReleaseReason, Stage},
 };
 
@@ -145,7 +146,7 @@ impl Core {
         history.last = history.last.max(lease.attempt);
         history.used += 1;
         let last = !retryable || history.used >= job.row.policy.attempts;
-        let wait = job.row.policy.backoff(history.used).max(report.retry_after_ms.unwrap_or(0));
+        let wait = job.row.policy.backoff(history.used).max(report.retry_after_ms.unwrap_or(0).min(MAX_RETRY_AFTER_MS));
         // An answer that was judged wrong is kept in the history, whether or not it was the last try.
         let judged = !Arc::ptr_eq(&body, &report.body);
         if !last || judged {
@@ -197,7 +198,7 @@ impl Core {
     }
 
     /// A lease handed back (rule S7): uncounted unless it started, and never a fault of the cell
-    /// where the provider's limit, the agent's configuration or its stop are the reason.
+    /// where the provider's limit, the agent's configuration, its stop or a cut link are the reason.
     pub(crate) fn release(&mut self, at: Now, release: Release, body: Option<Arc<ReportBody>>, out: &mut Decision) {
         let Some(agent) = self.streams.get(&release.stream).cloned() else {
             return;
@@ -206,6 +207,9 @@ impl Core {
             return;
         };
         self.rest(at, &lease, &release);
+        if cut_off(&lease, release.reason) {
+            return self.lose(at, release.token.fencing, Loss::Nobody, out);
+        }
         self.unlease(release.token.fencing);
         // A report shows that it started, whatever became of the heartbeat that said so.
         let started = body.is_some() || lease.stage >= LeaseStage::Started || lease.stage == LeaseStage::Restored;
@@ -268,7 +272,6 @@ impl Core {
             ReleaseReason::Misconfigured => FailureReason::Misconfigured,
             _ => FailureReason::LeaseLost,
         };
-        history.free += u32::from(!counted && reason == FailureReason::LeaseLost);
         let wait = if counted { job.row.policy.backoff(history.used) } else { 0 };
         let noted = Noted { counted, reason: Some(reason), body, wait_ms: Some(wait), ..Noted::default() };
         self.note_attempt(at, lease, AttemptKind::Released, noted, out);
@@ -400,7 +403,17 @@ impl Verdict<'_> {
 }
 
 fn free_of_charge(reason: ReleaseReason) -> bool {
-    matches!(reason, ReleaseReason::Draining | ReleaseReason::RateLimited | ReleaseReason::Misconfigured)
+    matches!(reason, ReleaseReason::RateLimited | ReleaseReason::Misconfigured)
+}
+
+/// A run that its agent cut off, because it stops or because it heard nothing from here: a lost
+/// lease, and nobody's fault. A call may have been made, so `on_lease_lost` has its say.
+fn cut_off(lease: &Lease, reason: ReleaseReason) -> bool {
+    may_have_run(lease) && matches!(reason, ReleaseReason::Draining | ReleaseReason::Orphaned)
+}
+
+fn may_have_run(lease: &Lease) -> bool {
+    lease.stage >= LeaseStage::Started || lease.stage == LeaseStage::Restored
 }
 
 fn answer(

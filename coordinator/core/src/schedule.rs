@@ -70,7 +70,7 @@ impl Core {
             if idle {
                 return self.pick_alone(agent, alone.job, alone.lane, alone.gate);
             }
-            if self.drains_for(agent, alone.job, alone.lane) {
+            if self.drains_for(now, agent, alone.job, alone.lane) {
                 return None;
             }
         }
@@ -127,7 +127,11 @@ impl Core {
             for &(cell, _) in cells {
                 job.put_back(cell, now, now);
             }
-            job.turn -= (cells.len() as u64 * TURN / u64::from(job.row.policy.weight.max(1))).min(job.turn);
+            // A cell that runs alone is given out beside the turns.
+            let alone = |cell| job.history.get(cell).is_some_and(|h| h.must_run_alone(&job.row.policy));
+            if !cells.iter().any(|(cell, _)| alone(cell)) {
+                job.turn -= (cells.len() as u64 * TURN / u64::from(job.row.policy.weight.max(1))).min(job.turn);
+            }
         }
         for session in self.sessions.values_mut() {
             session.alone &= !session.leases.is_empty();
@@ -135,7 +139,7 @@ impl Core {
     }
 
     /// Whether this agent is the one that runs empty so that a cell can run alone: the first by id that could take it.
-    fn drains_for(&self, agent: &AgentId, no: JobNo, lane: usize) -> bool {
+    fn drains_for(&self, now: Millis, agent: &AgentId, no: JobNo, lane: usize) -> bool {
         let Some(job) = self.jobs.get(&no) else {
             return false;
         };
@@ -146,7 +150,8 @@ impl Core {
                 && s.stream.is_some()
                 && s.slots > 0
                 && !s.deaf
-                && s.models.get(model).is_some_and(|m| m.unready.is_none())
+                && s.rest_until <= now
+                && s.models.get(model).is_some_and(|m| m.unready.is_none() && m.rest_until <= now)
         };
         self.sessions.values().find(able).is_some_and(|s| s.agent == *agent)
     }

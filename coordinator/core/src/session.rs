@@ -293,7 +293,26 @@ impl Core {
         session.rest_until = Millis(0);
         self.streams.insert(stream, agent.clone());
         self.sessions.insert(agent.clone(), session);
+        self.find_gates(&agent);
         self.heard(at, &agent);
+    }
+
+    /// Restored leases go through the gates of their models as soon as those are known.
+    fn find_gates(&mut self, agent: &AgentId) {
+        let Some(session) = self.sessions.get(agent) else {
+            return;
+        };
+        for token in &session.leases {
+            let Some(lease) = self.leases.get_mut(token).filter(|l| l.gate.is_none()) else {
+                continue;
+            };
+            let job = self.jobs.get(&lease.job);
+            let model = job.map(|j| &j.row.matrix.models()[j.lanes[j.lane_of(lease.cell)].model].id);
+            lease.gate = model.and_then(|m| session.models.get(m)).map(|serving| serving.gate);
+            if let Some(gate) = lease.gate {
+                self.gates.enter(gate, 1);
+            }
+        }
     }
 
     fn heard(&mut self, at: Now, agent: &AgentId) {
@@ -365,7 +384,8 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&agent) else {
             return;
         };
-        session.stopping.retain(|token, _| held.leases.iter().any(|(t, _)| t.fencing == *token));
+        let listed: BTreeSet<_> = held.leases.iter().map(|(t, _)| t.fencing).collect();
+        session.stopping.retain(|token, _| listed.contains(token));
         let counts = |t: &&FencingToken| self.leases.get(t).is_some_and(|l| is_held(l.stage));
         let missing = session.leases.iter().filter(counts).filter(|t| !present.contains_key(t));
         for token in missing.copied().collect::<Vec<_>>() {

@@ -10,6 +10,9 @@ use std::{
 /// Seeds that a variant may take until it is found.
 pub const MAX_SEEDS: u64 = 4_000;
 
+/// The crates that are copied.
+const PARTS: [&str; 3] = ["coordinator/core", "agent/session", "tests/sim"];
+
 /// A patch, and what must find it.
 #[derive(Debug)]
 pub struct Variant {
@@ -61,7 +64,8 @@ fn variant(path: PathBuf) -> io::Result<Variant> {
 /// A copy of the three crates, in which one variant after another is built.
 #[derive(Debug)]
 pub struct Bench {
-    repository: PathBuf,
+    /// The sources as they were when the bench was made.
+    pristine: PathBuf,
     copy: PathBuf,
     target: PathBuf,
 }
@@ -72,8 +76,11 @@ impl Bench {
     /// # Errors
     /// Files can't be copied.
     pub fn new(repository: &Path, folder: &Path) -> io::Result<Self> {
-        let bench =
-            Self { repository: repository.to_owned(), copy: folder.join("copy"), target: folder.join("target") };
+        let (pristine, copy, target) = (folder.join("pristine"), folder.join("copy"), folder.join("target"));
+        for part in PARTS {
+            copy_sources(&repository.join(part), &pristine.join(part))?;
+        }
+        let bench = Self { pristine, copy, target };
         bench.reset()?;
         let manifest = fs::read_to_string(repository.join("Cargo.toml"))?;
         fs::write(bench.copy.join("Cargo.toml"), own_workspace(&manifest))?;
@@ -81,12 +88,9 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Puts the sources back as they are in the repository.
+    /// Puts the sources back as they were.
     fn reset(&self) -> io::Result<()> {
-        for part in ["coordinator/core", "agent/session", "tests/sim"] {
-            copy_sources(&self.repository.join(part), &self.copy.join(part))?;
-        }
-        Ok(())
+        PARTS.iter().try_for_each(|part| copy_sources(&self.pristine.join(part), &self.copy.join(part)))
     }
 
     /// Builds a variant and runs seeds until one finds it.
