@@ -100,9 +100,10 @@ pub fn texts() -> Vec<Source> {
         for path in paths {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                // Cargo marks its target folders with that tag.
+                // Cargo marks its target folders with that tag, unless somebody made the folder before it.
                 let foreign = name.starts_with('.') && name != ".ci"
                     || name == "node_modules"
+                    || name == "target"
                     || path.join("CACHEDIR.TAG").exists();
                 if !foreign && !path.is_symlink() {
                     folders.push(path);

@@ -169,7 +169,8 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
 
     /// A report was answered; whatever the answer is, it is final for the token.
     pub fn handle_receipt(&mut self, stream: StreamNumber, token: &T) {
-        if self.link.is_current(stream) && self.ledger.receipt(token) {
+        // After the end nobody would forget the result on disk: its receipt comes again with the next start.
+        if !self.stopped && self.link.is_current(stream) && self.ledger.receipt(token) {
             self.actions.push_back(Action::Forget { token: token.clone() });
         }
     }
