@@ -430,7 +430,8 @@ impl World {
                 self.machine.handle_finished(&token, token);
             }
             self.poll(usize::MAX);
-            while let Some(token) = self.reported_here.first().copied() {
+            // A machine that has ended hears no receipts.
+            while let (None, Some(token)) = (self.stopped, self.reported_here.first().copied()) {
                 self.flush_pipe();
                 let stream = self.stream();
                 self.machine.handle_receipt(stream, &token);
