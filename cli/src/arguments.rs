@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 complete · 1 error · 2 refused input · 3 complete with failures, or the job is closed · 4 interrupted · 5 an audit found a difference
+Exit codes: 0 complete · 1 error, or no such job · 2 refused input · 3 complete with failures, or the job is closed · 4 interrupted · 5 an audit found a difference
 
 Example:
   semel run examples/first.yaml --openai http://127.0.0.1:11434/v1

@@ -74,7 +74,7 @@ pub fn report(result: anyhow::Result<Exit>) -> Exit {
     } else {
         Exit::Error
     };
-    let words = format!("{error:#}");
+    let words = in_words(&error);
     match exit {
         // The faults stand by themselves, each with its place.
         Exit::Refused => terminal::complain(&words),
@@ -83,9 +83,36 @@ pub fn report(result: anyhow::Result<Exit>) -> Exit {
     exit
 }
 
+/// An error and its causes, but for those that an error before them has told already.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.contains(&cause) {
+            continue;
+        }
+        if !words.is_empty() {
+            words.push_str(": ");
+        }
+        words.push_str(&cause);
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("semel.db.lock: {source}")]
+        struct Lock {
+            source: io::Error,
+        }
+        let source = io::Error::other("no room");
+        let error = anyhow::Error::from(Lock { source }).context("--store semel.db can't be used");
+        assert_eq!(in_words(&error), "--store semel.db can't be used: semel.db.lock: no room");
+    }
 
     #[test]
     fn only_a_reader_that_has_gone_is_no_error() {

@@ -13,6 +13,7 @@ mod road;
 mod signals;
 mod table;
 mod terminal;
+mod unknown;
 mod verbs;
 mod words;
 

@@ -20,7 +20,10 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use crate::exit::{Closed, Refused};
+use crate::{
+    exit::{Closed, Refused},
+    unknown::{NoSuchJob, with_nearest_job},
+};
 
 /// The largest message that is taken in: an output, the provider's body, and what is around them.
 const MAX_MESSAGE_BYTES: usize = 80 << 20;
@@ -70,9 +73,7 @@ impl Road {
             Target::Remote { address, token } => return Self::to(address, token).await,
             Target::Store(store) => store,
         };
-        if !store.exists() {
-            bail!("there is no store at {}: `semel run JOB` makes one; --store names another", store.display());
-        }
+        existing(store)?;
         let mut waited = Duration::ZERO;
         loop {
             if let Some(road) = Self::to_running(store).await {
@@ -104,6 +105,7 @@ impl Road {
     }
 
     async fn start(store: &Path) -> anyhow::Result<Self> {
+        usable(store)?;
         let settings = Settings {
             store: store.to_owned(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -111,7 +113,7 @@ impl Road {
             core: semel_core::Config { embedded: true, ..semel_core::Config::default() },
             limits: Limits::default(),
         };
-        let own = semel_coordinator::start(settings).await?;
+        let own = semel_coordinator::start(settings).await.map_err(|error| of_store(store, error))?;
         match Self::to(&own.address().to_string(), own.token()).await {
             Ok(road) => Ok(Self { own: Some(own), ..road }),
             Err(error) => {
@@ -195,9 +197,50 @@ impl Road {
 /// There is no road, or what was asked failed.
 pub async fn ask<T>(target: &Target, question: impl AsyncFnOnce(Jobs) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let road = Road::open(target).await?;
-    let answer = question(road.jobs()).await;
+    let answer = match question(road.jobs()).await {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(with_nearest_job(error, road.jobs()).await),
+    };
     road.close().await?;
     answer
+}
+
+/// A store that is there, and that a verb reads.
+///
+/// # Errors
+/// There is none, or something that is no file.
+pub fn existing(store: &Path) -> anyhow::Result<&Path> {
+    usable(store)?;
+    if !store.exists() {
+        bail!("there is no store at {}: `semel run JOB` makes one; --store names another", store.display());
+    }
+    Ok(store)
+}
+
+/// What can be seen of a store's path before anything is opened or made.
+fn usable(store: &Path) -> Result<(), Refused> {
+    let refused = |words: String| Err(Refused(format!("--store {}: {words}", store.display())));
+    if store.is_dir() {
+        return refused(format!("is a folder; name a file in it: {}", store.join("semel.db").display()));
+    }
+    match store.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) if !folder.is_dir() => {
+            refused(format!("there is no folder {}; make it, or name a file in another", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why no coordinator could be started on a store, and what to do. One that is held stays as it is: it is waited for.
+fn of_store(store: &Path, error: StartError) -> anyhow::Error {
+    let help = match &error {
+        StartError::Store(OpenError::Lock(LockError::Io { .. })) | StartError::Endpoint(..) => {
+            "name a file in a folder that this user may write"
+        }
+        StartError::Store(OpenError::Database { .. }) => "name a file that Semel made, or one that isn't there yet",
+        _ => return error.into(),
+    };
+    anyhow::Error::from(error).context(format!("--store {} can't be used; {help}", store.display()))
 }
 
 /// Whether a store could not be opened because another process has it.
@@ -235,8 +278,18 @@ pub fn failure(status: Status) -> anyhow::Error {
     match status.code() {
         Code::InvalidArgument | Code::AlreadyExists => Refused(words(&status)).into(),
         Code::Unauthenticated => anyhow::anyhow!("the coordinator refuses the token: {}", status.message()),
-        _ => anyhow::anyhow!("{}", words(&status)),
+        _ => match absent_job(&status) {
+            Some(absent) => absent.into(),
+            None => anyhow::anyhow!("{}", words(&status)),
+        },
     }
+}
+
+/// The job that a status says is not there.
+fn absent_job(status: &Status) -> Option<NoSuchJob> {
+    let details = status.get_error_details();
+    let resource = details.resource_info().filter(|resource| resource.resource_type == "job")?;
+    (status.code() == Code::NotFound).then(|| NoSuchJob(resource.resource_name.clone()))
 }
 
 /// As [`failure`], of a call that steers a job: one that is closed ends the verb with a code of its own.

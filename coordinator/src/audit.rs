@@ -115,6 +115,20 @@ pub async fn audit_file(
     report
 }
 
+/// The jobs of a database file, oldest first, whether a coordinator runs on it or not.
+///
+/// # Errors
+/// The file is no store of this version, or can't be read.
+pub async fn jobs_of_file(path: &std::path::Path, namespace: &str) -> Result<Vec<JobId>, AuditError> {
+    let mut conn = open_read_only(path).await?;
+    let ids = sqlx::query_scalar::<_, String>("SELECT job_id FROM jobs WHERE namespace = ? ORDER BY rowid")
+        .bind(namespace)
+        .fetch_all(&mut conn)
+        .await;
+    conn.close().await.ok();
+    Ok(ids?.into_iter().map(JobId::new).collect())
+}
+
 /// Audits a job, in one snapshot. `None` if there is no such job.
 ///
 /// # Errors

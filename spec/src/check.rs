@@ -326,7 +326,7 @@ fn cells(spec: &JobSpec, c: &mut Collector<'_>) -> u32 {
 }
 
 /// The known name that is nearest to an unknown one, if any is near.
-pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     // Comparing is quadratic in the length: what is longer than any id is no typo of one.
     if name.len() > crate::MAX_ID_BYTES {
         return None;

@@ -85,6 +85,8 @@ pub fn parse(
         return Err(of_file(&source, None, &problem, "split the job"));
     }
     let text = utf8(text, &source)?;
+    // Some editors write a byte order mark, in front of JSON too.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let root = match format {
         Format::Yaml => yaml::read(text),
         Format::Json => json::read(text),

@@ -4,19 +4,21 @@ mod report;
 
 use std::{io::Write, path::Path};
 
-use anyhow::bail;
 use clap::Args;
-use semel_coordinator::{audit::audit_file, store::DEFAULT_NAMESPACE, store::sqlite::open_read_only};
+use semel_coordinator::{
+    audit::{audit_file, jobs_of_file},
+    store::DEFAULT_NAMESPACE,
+};
 use semel_core::id::JobId;
 use semel_proto::v1 as pb;
-use sqlx::Connection;
 
 pub use self::report::Report;
 use crate::{
     arguments::{OutputArgs, Place},
     exit::Exit,
-    road::{Jobs, Target, ask, failure},
+    road::{Jobs, Target, ask, existing, failure},
     terminal::Out,
+    unknown::NoSuchJob,
     verbs::{get_job, list},
 };
 
@@ -50,7 +52,10 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
         Target::Store(store) => {
             let ids = match &arguments.job {
                 Some(job) => vec![job.clone()],
-                None => job_ids(&store).await?,
+                None => {
+                    let jobs = jobs_of_file(existing(&store)?, DEFAULT_NAMESPACE).await?;
+                    jobs.iter().map(|job| job.as_str().to_owned()).collect()
+                }
             };
             let mut reports = Vec::new();
             for id in ids {
@@ -99,10 +104,12 @@ fn say(reports: &[Report], output: OutputArgs) -> anyhow::Result<()> {
 /// # Errors
 /// There is no such store or job, or it can't be read.
 pub async fn of_store(store: &Path, job: &str) -> anyhow::Result<Report> {
-    match audit_file(store, DEFAULT_NAMESPACE, &JobId::new(job)).await? {
-        Some(report) => Ok(Report::of_tables(job, &report)),
-        None => bail!("there is no job {job:?} in {}; `semel audit --all` audits those that are", store.display()),
+    let store = existing(store)?;
+    if let Some(report) = audit_file(store, DEFAULT_NAMESPACE, &JobId::new(job)).await? {
+        return Ok(Report::of_tables(job, &report));
     }
+    let jobs = jobs_of_file(store, DEFAULT_NAMESPACE).await?;
+    Err(NoSuchJob(job.to_owned()).beside(jobs.iter().map(JobId::as_str)))
 }
 
 /// Has a coordinator audit a job from its tables.
@@ -115,15 +122,4 @@ pub async fn of_coordinator(jobs: &mut Jobs, job: &str) -> anyhow::Result<Report
     let request = pb::AuditJobRequest { job_id: job.to_owned(), ..Default::default() };
     let response = jobs.audit_job(request).await.map_err(failure)?.into_inner();
     Ok(Report::of_response(job, state, response))
-}
-
-/// The jobs of a store's file, oldest first.
-async fn job_ids(store: &Path) -> anyhow::Result<Vec<String>> {
-    let mut tables = open_read_only(store).await?;
-    let ids = sqlx::query_scalar("SELECT job_id FROM jobs WHERE namespace = ? ORDER BY rowid")
-        .bind(DEFAULT_NAMESPACE)
-        .fetch_all(&mut tables)
-        .await;
-    tables.close().await?;
-    Ok(ids?)
 }

@@ -3,13 +3,15 @@
 use std::{io::Write, path::PathBuf};
 
 use clap::Args;
+use semel_proto::v1 as pb;
 use semel_spec::{JobFile, Resolved};
 use serde_json::json;
 
 use crate::{
-    arguments::OutputArgs,
+    arguments::{OutputArgs, Place},
     exit::{Exit, Refused},
     json,
+    road::{Target, ask, failure},
     table::indented,
     terminal::{Out, shown, shown_lines},
     words,
@@ -24,9 +26,10 @@ const MAX_INPUT_BYTES: usize = 2_000;
 
 /// Check a job file and say what it asks for; run and store nothing
 ///
-/// Every fault is listed at once, each with its place in the file; the exit code is 2 then. With --output json: { job,
+/// Every fault is listed at once, each with its place in the file; the exit code is 2 then. Where there is a store (or
+/// --coordinator), a job id that it has with another specification is a fault too, with the difference. With --output json: { job,
 /// spec_digest, expected, questions, models: [{ id, model, regions }], repeat, cells: [{ region, model, question, repeat, input }] }
-/// with the first cells, and where the file has faults { faults: [{ file, line, column, path, value, problem, help }] }.
+/// with the first cells, and where the file has faults { faults: [{ file, line, column, path, value, problem, help }], differences: [text] }.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  semel check examples/first.yaml")]
 pub struct Arguments {
@@ -40,7 +43,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// The file is refused, or the answer can't be written.
-pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
     let mut out = Out::new();
     let file = match semel_spec::read::job(&arguments.job) {
         Ok(file) => file,
@@ -50,6 +53,17 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         }
         Err(faults) => return Err(Refused(faults.to_string()).into()),
     };
+    if let Err(error) = submittable(&file, &place.target()?).await {
+        let Some(Refused(words)) = error.downcast_ref().filter(|_| arguments.output.is_json()) else {
+            return Err(error);
+        };
+        let (problem, help) = ("was accepted before with another specification", "choose another id, or keep the job");
+        let fault = semel_spec::Fault::of_field("job", Some(&file.job), problem, help);
+        // After the line that says it: one for each part.
+        let differences: Vec<&str> = words.lines().skip(1).map(str::trim_start).collect();
+        out.json(&json!({ "faults": [self::fault(&fault)], "differences": differences }))?;
+        return Ok(Exit::Refused);
+    }
     if arguments.output.is_json() {
         out.json(&as_json(&file))?;
     } else {
@@ -57,6 +71,22 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         out.flush()?;
     }
     Ok(Exit::Complete)
+}
+
+/// Asks the coordinator of a store, if there is one, whether it would accept the job.
+///
+/// # Errors
+/// The job's id is used with another specification, or the coordinator can't be asked.
+async fn submittable(file: &JobFile, target: &Target) -> anyhow::Result<()> {
+    if matches!(target, Target::Store(store) if !store.exists()) {
+        return Ok(());
+    }
+    let request = pb::CheckJobRequest {
+        job_id: file.job.clone(),
+        spec: Some(semel_spec::wire::to_wire(&file.checked.spec)),
+        ..Default::default()
+    };
+    ask(target, async |mut jobs| jobs.check_job(request).await.map(drop).map_err(failure)).await
 }
 
 fn fault(fault: &semel_spec::Fault) -> serde_json::Value {

@@ -9,7 +9,7 @@ use crate::{exit::Exit, terminal::Out};
 
 /// Print the completions of a shell
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  semel completions bash > ~/.local/share/bash-completion/completions/semel")]
+#[command(after_help = "Example:\n  source <(semel completions bash)\n  semel completions fish > semel.fish")]
 pub struct Arguments {
     /// The shell.
     #[arg(value_enum)]

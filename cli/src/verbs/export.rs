@@ -18,6 +18,7 @@ use crate::{
     exit::Exit,
     road::{Jobs, Target, ask, failure},
     terminal::Out,
+    unknown::choice_failure,
     verbs::retry::CellArgs,
 };
 
@@ -32,7 +33,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// fencing_token (a string), input_digest, output_digest, recorded_at (RFC 3339), failure_reason, failure_stage,
 /// failure_code, failure_retryable, failure_message, failure_message_base64, missing_reason, question_metadata; with
 /// --with-input also input, with --with-response also response and response_base64. An output that is UTF-8 stands in output,
-/// any other in output_base64; the other of the two is null, in CSV empty. Where stdout is a terminal, what it could act on is
+/// any other in output_base64; the other of the two is null, in CSV empty. CSV is RFC 4180 and holds values as they are,
+/// those too that a spreadsheet would take for a formula (= + - @ and a few more in front): --spreadsheet-safe puts a ' before
+/// each of them, for people who open the file there; what reads it back must not use it. Where stdout is a terminal, what it could act on is
 /// written out as escapes.
 #[derive(Debug, Args)]
 #[command(
@@ -53,7 +56,7 @@ pub struct Arguments {
     /// With the provider's body as received, where it was kept.
     #[arg(long)]
     with_response: bool,
-    /// In CSV: a ' before values that a spreadsheet would take for a formula.
+    /// In CSV: a ' before each value that a spreadsheet would take for a formula, so no longer byte for byte.
     #[arg(long)]
     spreadsheet_safe: bool,
     #[command(flatten)]
@@ -130,7 +133,11 @@ async fn to_file(jobs: Jobs, request: pb::ExportJobRequest, arguments: &Argument
 }
 
 async fn write<W: Write>(mut jobs: Jobs, request: pb::ExportJobRequest, mut rows: Rows<W>) -> anyhow::Result<W> {
-    let mut stream = jobs.export_job(request).await.map_err(failure)?.into_inner();
+    let (job, chosen) = (request.job_id.clone(), request.filter.clone().unwrap_or_default());
+    let mut stream = match jobs.export_job(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Err(choice_failure(&mut jobs, &job, &chosen, status).await),
+    };
     while let Some(row) = stream.message().await.map_err(failure)? {
         rows.write(&row)?;
     }

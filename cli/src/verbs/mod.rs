@@ -30,7 +30,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let place = arguments.place;
     match arguments.verb {
         Verb::Run(arguments) => run::run(arguments, &place).await,
-        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Check(arguments) => check::run(&arguments, &place).await,
         Verb::Audit(arguments) => audit::run(&arguments, &place).await,
         Verb::List(arguments) => list::run(&arguments, &place.target()?).await,
         Verb::Show(arguments) => show::run(&arguments, &place).await,

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 use semel_proto::v1 as pb;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use crate::{
     arguments::OutputArgs,
@@ -12,6 +13,7 @@ use crate::{
     json, picture,
     road::{Target, ask, steering_failure},
     terminal::Out,
+    unknown::choice_failure,
     verbs::here,
 };
 
@@ -81,15 +83,19 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
         Status::Succeeded => pb::ExecutionStatus::Succeeded,
     };
     let answer = ask(target, async |mut jobs| {
+        let chosen = pb::CellFilter::from(arguments.cells.clone());
         let request = pb::RetryJobRequest {
             job_id: arguments.job.clone(),
             status: status.into(),
-            filter: Some(arguments.cells.clone().into()),
+            filter: Some(chosen.clone()),
             reopen: arguments.reopen,
             ..Default::default()
         };
         match jobs.retry_job(request).await {
             Ok(response) => Ok(response.into_inner()),
+            Err(status) if status.code() == Code::InvalidArgument => {
+                Err(choice_failure(&mut jobs, &arguments.job, &chosen, status).await)
+            }
             Err(status) => Err(steering_failure(jobs, &arguments.job, status).await),
         }
     })
@@ -100,8 +106,11 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
         out.json(&json!({ "job": Value::Object(json::job(&job)), "retried": answer.retried }))?;
         return Ok(Exit::Complete);
     }
-    let cells = if answer.retried == 1 { "cell runs" } else { "cells run" };
-    out.line(format!("{} {cells} again; the old records are in the history", answer.retried))?;
+    out.line(match answer.retried {
+        0 => "no record is of this kind; nothing runs again".to_owned(),
+        1 => "1 cell runs again; the old record is in the history".to_owned(),
+        more => format!("{more} cells run again; the old records are in the history"),
+    })?;
     out.line(picture::headline(&job, None))?;
     out.flush()?;
     Ok(Exit::Complete)

@@ -12,8 +12,9 @@ use crate::{
     arguments::{OutputArgs, Place},
     exit::Exit,
     json, picture,
-    road::{ask, failure},
+    road::ask,
     terminal::Out,
+    unknown::choice_failure,
     verbs::get_job,
     words,
 };
@@ -69,8 +70,11 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
     let mut out = Out::new();
     if let Some(key) = arguments.key() {
         let request = pb::GetExecutionRequest { key: Some(key.clone()) };
-        let answer =
-            ask(&target, async |mut jobs| Ok(jobs.get_execution(request).await.map_err(failure)?.into_inner())).await?;
+        let answer = ask(&target, async |mut jobs| match jobs.get_execution(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(choice_failure(&mut jobs, &arguments.job, &choice(&key), status).await),
+        })
+        .await?;
         if arguments.output.is_json() {
             out.json(&cell::as_json(&answer))?;
         } else {
@@ -86,6 +90,16 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
     }
     out.flush()?;
     Ok(Exit::Complete)
+}
+
+/// The parts of a key, as options chose them.
+fn choice(key: &pb::ExecutionKey) -> pb::CellFilter {
+    pb::CellFilter {
+        regions: vec![key.region.clone()],
+        models: vec![key.model.clone()],
+        questions: vec![key.question.clone()],
+        repeats: vec![key.repeat],
+    }
 }
 
 fn as_text(job: &pb::Job) -> String {

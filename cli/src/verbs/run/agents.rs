@@ -76,7 +76,8 @@ impl HowArgs {
             let settings = OpenAiSettings { key: self.key()?, ..OpenAiSettings::new(url.as_str()) };
             let models: Vec<_> = names.into_iter().collect();
             return AgentSpec::openai_everywhere(settings, &regions, &models, slots).map_err(|faults| {
-                Refused(faults.iter().map(|fault| format!("--openai: {fault}")).collect::<Vec<_>>().join("\n"))
+                let named = named_url(url);
+                Refused(faults.iter().map(|fault| format!("{named}: {}", of_url(fault))).collect::<Vec<_>>().join("\n"))
             });
         }
         let models: Vec<String> = names.into_keys().collect();
@@ -96,6 +97,18 @@ impl HowArgs {
         }
         KeySource::from_env(std::env::var(name).ok()).map_err(|words| Refused(format!("--key-env: {words}")))
     }
+}
+
+/// The option and its value, but for what of a URL may be a key.
+fn named_url(url: &str) -> String {
+    let open = url.split(['?', '#']).next().unwrap_or_default();
+    if open.contains('@') { "--openai".to_owned() } else { format!("--openai {open:?}") }
+}
+
+/// A fault of the endpoint's settings as the option's: there it is the URL that an agents file calls `base_url`.
+fn of_url(fault: &impl ToString) -> String {
+    let words = fault.to_string();
+    words.strip_prefix("base_url: ").map(str::to_owned).unwrap_or(words)
 }
 
 /// Model and region, in the job's order.
