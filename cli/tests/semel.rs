@@ -2,6 +2,8 @@
 
 #[path = "semel/bad_input.rs"]
 mod bad_input;
+#[path = "semel/bad_jobs.rs"]
+mod bad_jobs;
 #[path = "semel/elsewhere.rs"]
 mod elsewhere;
 #[path = "semel/exports.rs"]

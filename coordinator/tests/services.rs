@@ -2,6 +2,8 @@
 
 #[path = "services/agent.rs"]
 mod agent;
+#[path = "services/bad_jobs.rs"]
+mod bad_jobs;
 #[path = "services/operator.rs"]
 mod operator;
 #[path = "services/server.rs"]

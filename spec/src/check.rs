@@ -118,6 +118,8 @@ fn prompted_regions(spec: &JobSpec) -> Option<String> {
 
 fn asked(question: &Question, path: &Path<'_>, c: &mut Collector<'_>) {
     match (&question.prompt, question.messages.is_empty()) {
+        // What is there and can't be read was said to be wrong already.
+        (None, true) if c.could_not_read(&path.key("prompt")) || c.could_not_read(&path.key("messages")) => {}
         (None, true) => {
             let what = ("has neither prompt nor messages", "write a prompt");
             c.fault(path, None, what);

@@ -110,6 +110,9 @@ pub(crate) fn id_problem(id: &str) -> Option<(String, String)> {
     if id.is_empty() {
         return Some(("is empty".to_owned(), "give it 1 to 255 bytes of text".to_owned()));
     }
+    if id.chars().all(|c| c.is_whitespace() && !c.is_control()) {
+        return Some(("is nothing but white space".to_owned(), "give it 1 to 255 bytes of text".to_owned()));
+    }
     if id.len() > MAX_ID_BYTES {
         let problem = format!("has {} bytes, and {MAX_ID_BYTES} is the most", id.len());
         return Some((problem, "shorten it".to_owned()));
@@ -220,6 +223,11 @@ impl<'a> Collector<'a> {
     /// Whether anything was found wrong so far.
     pub(crate) fn is_clean(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// Whether this very part couldn't be read.
+    pub(crate) fn could_not_read(&self, path: &Path<'_>) -> bool {
+        !self.unread.is_empty() && self.unread.contains(&render(&path.steps(), self.dialect))
     }
 
     /// Whether a part under these steps couldn't be read.
