@@ -8,9 +8,13 @@ mod bad_jobs;
 mod elsewhere;
 #[path = "semel/exports.rs"]
 mod exports;
+#[path = "semel/outputs.rs"]
+mod outputs;
 #[path = "semel/running.rs"]
 mod running;
 #[path = "semel/steering.rs"]
 mod steering;
 #[path = "semel/support.rs"]
 mod support;
+#[path = "semel/walk.rs"]
+mod walk;

@@ -29,7 +29,8 @@ const MAX_INPUT_BYTES: usize = 2_000;
 /// Every fault is listed at once, each with its place in the file; the exit code is 2 then. Where there is a store (or
 /// --coordinator), a job id that it has with another specification is a fault too, with the difference. With --output json: { job,
 /// spec_digest, expected, questions, models: [{ id, model, regions }], repeat, cells: [{ region, model, question, repeat, input }] }
-/// with the first cells, and where the file has faults { faults: [{ file, line, column, path, value, problem, help }], differences: [text] }.
+/// with the first cells, and where the job has faults { faults: [{ file, line, column, path, value, problem, help }] }, with
+/// differences: [text] where its id is used.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  semel check examples/first.yaml")]
 pub struct Arguments {
@@ -154,7 +155,7 @@ fn as_text(file: &JobFile) -> String {
     let spec = &file.checked.resolved;
     let pairs: usize = spec.models.iter().map(|model| model.regions.len()).sum();
     let mut lines = vec![
-        format!("{}: {} cells", shown(&file.job), file.checked.cells),
+        format!("{}: {}", shown(&file.job), count(file.checked.cells as usize, "cell", "cells")),
         format!(
             "  {} × {} × {}",
             count(spec.questions.len(), "question", "questions"),

@@ -35,7 +35,6 @@ fn every_fault_is_told_by_check_and_run_alike_and_nothing_is_stored() {
         for road in ROADS {
             let done = folder.semel(road).exits(2);
             let said: Vec<&str> = done.stderr.lines().collect();
-            // What is white space and no space is shown as it is, but for what a terminal acts on.
             assert_eq!(said, bad.lines, "{}: {}", bad.what, road[0]);
             assert_eq!(done.stdout, "", "{}: {}", bad.what, road[0]);
             assert_harmless(&done.stderr);
@@ -94,7 +93,7 @@ fn ids_of_255_bytes_are_accepted_and_come_back() {
         "job.yaml",
         &format!("job: {job}\nquestions: [{{ id: {question}, prompt: p }}]\nmodels: [{{ id: {model}, regions: [{region}] }}]\n"),
     );
-    folder.semel(&["check", "job.yaml"]).exits(0).says("1 cells");
+    folder.semel(&["check", "job.yaml"]).exits(0).says(": 1 cell\n");
     folder.semel(&["run", "job.yaml", "--echo"]).exits(0).says("1 of 1 recorded");
     let cell = folder.json(&["show", &job, "--region", &region, "--model", &model, "--question", &question]);
     assert_eq!(cell["execution"]["output"], "p");
@@ -115,7 +114,7 @@ fn a_file_of_64_mib_is_accepted_and_one_byte_more_is_refused() {
     let folder = Folder::new();
     let most = semel_spec::MAX_SPEC_BYTES;
     folder.write("job.json", &of_bytes(most));
-    folder.semel(&["check", "job.json"]).exits(0).says("big: 1 cell");
+    folder.semel(&["check", "job.json"]).exits(0).says("big: 1 cell\n");
     folder.write("job.json", &of_bytes(most + 1));
     let before = listing(&folder);
     for road in [&["check", "job.json"][..], &["run", "job.json", "--echo"]] {

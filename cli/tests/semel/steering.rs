@@ -65,7 +65,7 @@ fn what_is_not_there_is_an_error_that_names_it() {
     {
         folder.semel(arguments).exits(1).complains("nojob");
     }
-    folder.semel(&["show", "small", "--region", "mars", "--model", "a", "--question", "q1"]).exits(1).complains("mars");
+    folder.semel(&["show", "small", "--region", "mars", "--model", "a", "--question", "q1"]).exits(2).complains("mars");
 }
 
 #[test]
