@@ -115,6 +115,8 @@ fn a_file_of_64_mib_is_accepted_and_one_byte_more_is_refused() {
     let most = semel_spec::MAX_SPEC_BYTES;
     folder.write("job.json", &of_bytes(most));
     folder.semel(&["check", "job.json"]).exits(0).says("big: 1 cell\n");
+    // It runs too. Echo answers with the question, which is over the limit of an output.
+    folder.semel(&["run", "job.json", "--echo", "--store", "big.db"]).exits(3).says("1 of 1 recorded, 1 failed");
     folder.write("job.json", &of_bytes(most + 1));
     let before = listing(&folder);
     for road in [&["check", "job.json"][..], &["run", "job.json", "--echo"]] {

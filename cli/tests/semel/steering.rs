@@ -85,3 +85,22 @@ fn an_audit_of_a_table_that_was_changed_by_hand_finds_the_key() {
     let answer = folder.json(&["audit", "--all"]);
     assert_eq!((&answer[0]["exact"], &answer[0]["missing"]), (&false.into(), &1.into()), "{answer}");
 }
+
+#[test]
+fn an_audit_of_all_has_every_job_oldest_first_and_needs_no_coordinator() {
+    let folder = Folder::new();
+    folder.semel(&["run", "job.yaml", "--echo"]).exits(0);
+    folder.write("other.yaml", &super::support::JOB.replace("job: small", "job: another"));
+    folder.semel(&["run", "other.yaml", "--echo"]).exits(0);
+    let before = folder.semel(&["list"]).exits(0).stdout;
+    let lock = std::fs::metadata(folder.path("semel.db.lock")).and_then(|lock| lock.modified()).expect("a lock file");
+    for arguments in [&["audit"][..], &["audit", "--all"]] {
+        let jobs = folder.json(arguments);
+        let names: Vec<&str> = jobs.as_array().expect("jobs").iter().filter_map(|job| job["job"].as_str()).collect();
+        assert_eq!(names, ["small", "another"]);
+        assert!(jobs.as_array().expect("jobs").iter().all(|job| job["exact"] == true), "{jobs}");
+    }
+    let after = std::fs::metadata(folder.path("semel.db.lock")).and_then(|lock| lock.modified()).expect("a lock file");
+    assert_eq!(lock, after, "nobody took the lock");
+    assert_eq!(folder.semel(&["list"]).exits(0).stdout, before);
+}
