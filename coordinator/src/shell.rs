@@ -416,8 +416,7 @@ impl<'a> Owner<'a> {
                 self.committing = Some(tokio::spawn(commit(self.store.clone(), sealed, self.leading.clone())));
             }
         }
-        self.open_outboxes();
-        Ok(())
+        self.open_outboxes()
     }
 
     fn assign(&mut self) -> Result<(), Ended> {
@@ -489,16 +488,24 @@ impl<'a> Owner<'a> {
         }
     }
 
-    fn open_outboxes(&mut self) {
+    fn open_outboxes(&mut self) -> Result<(), Ended> {
         while let Some(outbox) = self.outboxes.pop_front() {
             match outbox.open(&self.proof) {
-                Ok(items) => items.into_iter().for_each(|out| self.say(out)),
+                Ok(items) => {
+                    let said = Event::said(&items);
+                    items.into_iter().for_each(|out| self.say(out));
+                    if let Some(said) = said {
+                        // It only tells the time from: there is no batch and no outbox to take on.
+                        self.core.step(self.clock.now(), said).map_err(|broken| Ended::Rebuild(broken.0))?;
+                    }
+                }
                 Err(closed) => {
                     self.outboxes.push_front(closed);
-                    return;
+                    break;
                 }
             }
         }
+        Ok(())
     }
 
     fn say(&mut self, out: Out) {

@@ -163,6 +163,8 @@ words! {
         SessionLost = "session_lost",
         /// By an operator.
         Operator = "operator",
+        /// Its agent handed it back.
+        Released = "released",
     }
 
     /// Why a lease is handed back.

@@ -57,7 +57,7 @@ words! {
         LeaseLost, JobCancelled, JobExpired, Conflict, Superseded, UnknownToken, Revoked,
     }
     RevokeReason = RevokeReason {
-        JobCancelled, JobExpired, NotAcknowledged, Timeout, NotLive, SessionLost, Operator,
+        JobCancelled, JobExpired, NotAcknowledged, Timeout, NotLive, SessionLost, Operator, Released,
     }
     ReleaseReason = ReleaseReason { Draining, RateLimited, Misconfigured, Overloaded, SpoolFull, Orphaned }
     GoAwayReason = GoAwayReason { NotLeading, Superseded, Replaced }
