@@ -141,6 +141,8 @@ impl World {
         (self.store.tables, self.books) = *old;
         self.store.fallback = None;
         self.told.forget();
+        // Leases that ended since then are live again, and their agents were told of the end.
+        self.processes.iter_mut().for_each(|p| p.witness.received.clear());
         self.clients.answered.iter_mut().for_each(|a| *a = false);
         for plan in 0..self.clients.plans.len() {
             let at = self.dice.between(0, 20_000);
