@@ -63,8 +63,6 @@ struct HandedBack {
     reason: ReleaseReason,
     message: String,
     open: bool,
-    /// The number of the last heartbeat before the release was said on this stream.
-    said_after: Option<u64>,
 }
 
 /// What the end of a lease means for the shell.
@@ -180,7 +178,6 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
             reason,
             message,
             open: true,
-            said_after: None,
         };
         self.releases.insert(token.clone(), release);
         self.releases_unsaid.push_back(token.clone());
@@ -197,18 +194,12 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
         true
     }
 
-    /// Heartbeat `number` was acknowledged: what was released before it has arrived.
-    pub fn confirm_releases(&mut self, number: u64) {
-        self.releases.retain(|_, release| release.said_after.is_none_or(|said| said >= number));
-    }
-
     // --- what a stream's life does ----------------------------------------------------------
 
     /// Makes Hello's two lists, held and spooled. From here on all that they name counts as held
     /// until Welcome's verdict, and all reports and releases are to be said again.
     pub fn present(&mut self) -> (Vec<Held<T>>, Vec<T>) {
         for release in self.releases.values_mut() {
-            release.said_after = None;
             if !std::mem::replace(&mut release.open, true) {
                 self.tally.add(release.fencing);
             }
@@ -304,14 +295,13 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
         None
     }
 
-    /// The next release to say on this stream, after heartbeat `number`; with it the lease is held
-    /// no more.
-    pub fn say_release(&mut self, number: u64) -> Option<(T, ReleaseReason, String)> {
+    /// The next release to say on this stream; with it the lease is held no more. It is kept, to be
+    /// said again on the next stream, until [`Ledger::end`] tells of its durable end.
+    pub fn say_release(&mut self) -> Option<(T, ReleaseReason, String)> {
         while let Some(token) = self.releases_unsaid.pop_front() {
             let Some(release) = self.releases.get_mut(&token) else {
                 continue;
             };
-            release.said_after = Some(number);
             if std::mem::take(&mut release.open) {
                 self.tally.take(release.fencing);
             }

@@ -185,8 +185,8 @@ impl Link {
         self.heartbeat
     }
 
-    /// Heartbeat `number` was acknowledged. Gives `false` if it wasn't one of this stream.
-    pub fn acknowledged(&mut self, number: u64) -> bool {
+    /// Heartbeat `number` was acknowledged, and with it those before it.
+    pub fn acknowledged(&mut self, number: u64) {
         let mut sent = None;
         while let Some((awaited, at)) = self.awaited.front().copied()
             && awaited <= number
@@ -198,7 +198,6 @@ impl Link {
             self.proven_at = Some(self.proven_at.map_or(at, |proven| proven.max(at)));
             self.failures = 0;
         }
-        sent.is_some()
     }
 
     // --- what is proven ---------------------------------------------------------------------

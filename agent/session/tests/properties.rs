@@ -10,6 +10,8 @@ use semel_session::{
 
 const TTL: u64 = 1_000;
 const INTERVAL: u64 = 200;
+/// Far more than a machine has to do and to say at one time: a test that loops fails, and does not hang.
+const ENDLESS: usize = 100_000;
 
 /// Something that happens. Numbers choose among what is there, modulo its count.
 #[derive(Clone, Debug)]
@@ -24,6 +26,7 @@ enum Event {
     Stale(usize),
     Revoke(usize),
     Receipt(usize),
+    Released(usize),
     AskHeld,
     Finish(usize),
     Release(usize),
@@ -47,6 +50,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<usize>().prop_map(Event::Stale),
         2 => any::<usize>().prop_map(Event::Revoke),
         3 => any::<usize>().prop_map(Event::Receipt),
+        3 => any::<usize>().prop_map(Event::Released),
         1 => Just(Event::AskHeld),
         5 => any::<usize>().prop_map(Event::Finish),
         2 => any::<usize>().prop_map(Event::Release),
@@ -106,6 +110,10 @@ struct World {
     ended: BTreeSet<u64>,
     spooled: BTreeSet<u64>,
     reported_here: BTreeSet<u64>,
+    /// Releases that the coordinator has handled on this stream, and not answered yet.
+    released_here: BTreeSet<u64>,
+    /// Arrived at the machine, and not told of its end.
+    known: BTreeSet<u64>,
     stopped: Option<StopReason>,
 }
 
@@ -140,6 +148,8 @@ impl World {
             ended: BTreeSet::new(),
             spooled: old,
             reported_here: BTreeSet::new(),
+            released_here: BTreeSet::new(),
+            known: BTreeSet::new(),
             stopped: None,
         }
     }
@@ -169,6 +179,7 @@ impl World {
                     self.next_token += 1;
                     self.ever.insert(self.next_token);
                     self.live.insert(self.next_token);
+                    self.known.insert(self.next_token);
                     self.lease(stream, self.next_token);
                 }
             }
@@ -184,6 +195,7 @@ impl World {
                 if let Some(token) = pick(self.live.iter(), n) {
                     self.live.remove(&token);
                     self.revoked.insert(token);
+                    self.known.remove(&token);
                     self.machine.handle_revoke(stream, &token);
                 }
             }
@@ -191,6 +203,12 @@ impl World {
                 if let Some(token) = pick(self.reported_here.iter(), n) {
                     self.flush_pipe();
                     self.machine.handle_receipt(stream, &token);
+                }
+            }
+            Event::Released(n) if self.welcomed => {
+                self.flush_pipe();
+                if let Some(token) = pick(self.released_here.iter(), n) {
+                    self.answer_release(token);
                 }
             }
             Event::AskHeld if self.welcomed => self.machine.handle_held_request(stream),
@@ -266,7 +284,8 @@ impl World {
                 self.revoked.insert(token);
             }
         }
-        let lost = listed.difference(&self.live).copied().collect();
+        let lost: Vec<u64> = listed.difference(&self.live).copied().collect();
+        lost.iter().for_each(|token| _ = self.known.remove(token));
         self.welcomed = true;
         self.proven_at.get_or_insert(hello_at);
         let stream = self.stream();
@@ -283,12 +302,24 @@ impl World {
         self.acknowledged.clear();
         self.announced.clear();
         self.reported_here.clear();
+        self.released_here.clear();
+    }
+
+    /// The release is durable: its Revoke says so.
+    fn answer_release(&mut self, token: u64) {
+        self.released_here.remove(&token);
+        self.known.remove(&token);
+        let stream = self.stream();
+        self.machine.handle_revoke(stream, &token);
     }
 
     /// The coordinator handles a message.
     fn coordinate(&mut self, message: &Message<u64, u64>) {
         if let Message::Report { token, .. } | Message::Release { token, .. } = message {
             self.live.remove(token);
+        }
+        if let Message::Release { token, .. } = message {
+            self.released_here.insert(*token);
         }
     }
 
@@ -303,8 +334,10 @@ impl World {
         if self.proven_at.is_some_and(|at| self.now >= at + self.orphan_limit) {
             self.proven_at = None;
         }
+        let mut turns = 0..ENDLESS;
         loop {
             while let Some(action) = self.machine.poll_action(self.now) {
+                assert!(turns.next().is_some(), "at {} there is no end of actions: {action:?}", self.now);
                 self.act(action);
                 self.machine.check();
             }
@@ -316,6 +349,7 @@ impl World {
             let Some(message) = self.machine.poll_message(self.now) else {
                 break;
             };
+            assert!(turns.next().is_some(), "at {} there is no end of messages: {message:?}", self.now);
             self.hear(message);
             self.machine.check();
         }
@@ -354,6 +388,7 @@ impl World {
             }
             Action::Spool { token, .. } => assert!(self.spooled.insert(token)),
             Action::Forget { token } => {
+                self.known.remove(&token);
                 assert!(self.spooled.remove(&token));
                 self.reported_here.remove(&token);
             }
@@ -373,6 +408,7 @@ impl World {
                     self.acknowledged.insert(held.token);
                 }
                 assert!(self.running.is_subset(&listed), "a Hello has all that runs");
+                assert!(self.known.is_subset(&listed), "P5: a lease is listed until its end is told to be durable");
                 let all = self.spooled.iter().all(|token| spooled.contains(token));
                 assert!(all, "a Hello has all results");
                 self.hello = Some((self.now, listed));
@@ -420,22 +456,24 @@ impl World {
             self.poll(usize::MAX);
             self.happen(&Event::Welcome { lost: 0 });
             self.poll(usize::MAX);
-            while !self.beats.is_empty() {
-                let skip = self.beats.len() - 1;
+            if let Some(skip) = self.beats.len().checked_sub(1) {
                 self.happen(&Event::Ack { skip });
             }
             self.poll(usize::MAX);
-            while let Some(token) = self.running.first().copied() {
-                self.running.remove(&token);
+            for token in std::mem::take(&mut self.running) {
                 self.machine.handle_finished(&token, token);
             }
             self.poll(usize::MAX);
-            // A machine that has ended hears no receipts.
-            while let (None, Some(token)) = (self.stopped, self.reported_here.first().copied()) {
+            // One receipt a report, whatever the machine makes of it: one that has ended hears none.
+            for token in std::mem::take(&mut self.reported_here) {
                 self.flush_pipe();
                 let stream = self.stream();
                 self.machine.handle_receipt(stream, &token);
                 self.poll(usize::MAX);
+            }
+            self.flush_pipe();
+            for token in std::mem::take(&mut self.released_here) {
+                self.answer_release(token);
             }
             self.poll(usize::MAX);
             self.now += 100;

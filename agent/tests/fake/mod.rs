@@ -207,12 +207,17 @@ impl Stream {
         .await
     }
 
+    /// Waits until a lease is handed back, and answers that it is durable.
     pub async fn release(&mut self) -> pb::Release {
-        self.until(|said| match said {
-            Said::Release(release) => Some(release.clone()),
-            _ => None,
-        })
-        .await
+        let release = self
+            .until(|said| match said {
+                Said::Release(release) => Some(release.clone()),
+                _ => None,
+            })
+            .await;
+        let reason = pb::RevokeReason::Released.into();
+        self.say(Heard::Revoke(pb::Revoke { lease_token: release.lease_token.clone(), reason })).await;
+        release
     }
 
     /// Waits until a heartbeat has said that this lease starts.
