@@ -13,9 +13,11 @@ use std::{
 use backon::{ExponentialBuilder, Retryable};
 use semel_core::{
     Committed, Core,
+    batch::MAX_BATCH_ROWS,
     event::{Answer, Event, JobCall, Out, Outbox, Report, Retry, ToAgent},
-    id::{CallId, Epoch, FencingToken, JobId, Millis, Nonce, Seq, StreamId},
+    id::{CallId, Cell, Epoch, JobId, Millis, Nonce, Seq, StreamId},
     log::{Log, Sealed},
+    tables,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -25,15 +27,15 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    refused,
+    refused::{Culprit, Refused},
     specs::{JobInput, SpecError, Specs},
     store::{CommitError, Filter, ReadError, Store},
 };
 
 /// Events that wait to be stepped; a sender beyond that waits (back pressure on its stream).
 pub const INBOX: usize = 8_192;
-/// Content of reports that are not durable yet, in KiB, at least 1 each: an agent whose report finds no
-/// room waits, its stream with it. More than the largest report, so that one always fits.
+/// Content of reports and specifications that are not durable yet, in KiB, at least 1 each: who finds no room
+/// waits, an agent's stream with it. More than the largest of either, so that one always fits.
 const ROOM_KIB: u32 = 256 << 10;
 /// Messages that wait for one agent; at the bound its stream is closed: it does not read.
 pub const MAX_QUEUED_FOR_AGENT: usize = 65_536;
@@ -47,6 +49,8 @@ const SLOW_COMMIT_MS: u64 = 1_000;
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Nonces offered to one `Assign`, and so the most grants of it.
 const NONCES: usize = 16;
+/// Records that one commit of a retry moves: each may blank a slot as well.
+const RETRY_PAGE: u32 = (MAX_BATCH_ROWS / 2) as u32;
 /// Tokens of the past looked up in one pause of the commits.
 const MAX_LOOKUPS: usize = 256;
 /// Time between two ticks.
@@ -79,15 +83,31 @@ pub enum ShellError {
     /// A stored specification can't be read.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The database will never take what was asked for (rule C7).
+    #[error("the store refuses this for good, and nothing of it was stored: {0}")]
+    Refused(String),
 }
+
+/// Where the answer to a call goes.
+type Reply = oneshot::Sender<Result<Answer, ShellError>>;
 
 /// What comes in to the task that owns the core.
 pub(crate) enum Input {
     /// With the room that it takes until it is durable.
     Event(Event, OwnedSemaphorePermit),
-    Call(CallId, Event, oneshot::Sender<Answer>),
-    Retry(JobCall, bool, Filter, oneshot::Sender<Answer>),
+    Call(CallId, Event, OwnedSemaphorePermit, Reply),
+    Retry(RetryPage, Reply),
     Open(StreamId, mpsc::Sender<ToAgent>),
+}
+
+/// A part of a retry: at most [`RETRY_PAGE`] records.
+pub(crate) struct RetryPage {
+    by: JobCall,
+    reopen: bool,
+    filter: Filter,
+    after: Option<Cell>,
+    /// Where the page ends, if there may be more behind it.
+    ends: oneshot::Sender<Option<Cell>>,
 }
 
 /// Who leads, as the answering process knows it.
@@ -131,22 +151,36 @@ impl Shell {
     ///
     /// # Errors
     /// [`ShellError::NotLeading`]: whether the call took effect is not known; making it again is safe.
+    /// [`ShellError::Refused`]: it had no effect, and never will.
     pub async fn call(&self, event: impl FnOnce(CallId) -> Event + Send) -> Result<Answer, ShellError> {
         let id = CallId(self.id());
+        let event = event(id);
+        let room = self.room(&event).await?;
         let (reply, answer) = oneshot::channel();
-        self.send(Input::Call(id, event(id), reply)).await?;
-        answer.await.map_err(|_| ShellError::NotLeading)
+        self.send(Input::Call(id, event, room, reply)).await?;
+        answer.await.map_err(|_| ShellError::NotLeading)?
     }
 
-    /// Runs the records again that the filter and its status choose.
+    /// Runs the records again that the filter and its status choose, page by page: one that is cut short has
+    /// moved whole pages, and the same call again goes on.
     ///
     /// # Errors
     /// As [`Shell::call`].
     pub async fn retry(&self, actor: Arc<str>, id: JobId, reopen: bool, filter: Filter) -> Result<Answer, ShellError> {
-        let call = JobCall { call: CallId(self.id()), actor, id, reason: String::new() };
-        let (reply, answer) = oneshot::channel();
-        self.send(Input::Retry(call, reopen, filter, reply)).await?;
-        answer.await.map_err(|_| ShellError::NotLeading)
+        let (mut after, mut moved_before) = (None, 0);
+        loop {
+            let by = JobCall { call: CallId(self.id()), actor: actor.clone(), id: id.clone(), reason: String::new() };
+            let (reply, answer) = oneshot::channel();
+            let (ends, end) = oneshot::channel();
+            self.send(Input::Retry(RetryPage { by, reopen, filter: filter.clone(), after, ends }, reply)).await?;
+            let answer = answer.await.map_err(|_| ShellError::NotLeading)??;
+            let Answer::Retried(view, moved) = answer else { return Ok(answer) };
+            moved_before += moved;
+            after = end.await.map_err(|_| ShellError::NotLeading)?;
+            if after.is_none() {
+                return Ok(Answer::Retried(view, moved_before));
+            }
+        }
     }
 
     /// Hands in what an agent said.
@@ -154,12 +188,18 @@ impl Shell {
     /// # Errors
     /// [`ShellError::NotLeading`].
     pub async fn event(&self, event: Event) -> Result<(), ShellError> {
-        let kib = match &event {
-            Event::Report(report) => u32::try_from(report.body.bytes() >> 10).unwrap_or(u32::MAX).max(1),
-            _ => 0,
+        let room = self.room(&event).await?;
+        self.send(Input::Event(event, room)).await
+    }
+
+    async fn room(&self, event: &Event) -> Result<OwnedSemaphorePermit, ShellError> {
+        let bytes = match event {
+            Event::Report(report) => Some(report.body.bytes()),
+            Event::Submit(submit) => Some(submit.spec.bytes()),
+            _ => None,
         };
-        let room = self.room.clone().acquire_many_owned(kib.min(ROOM_KIB)).await;
-        self.send(Input::Event(event, room.map_err(|_| ShellError::NotLeading)?)).await
+        let kib = bytes.map_or(0, |bytes| u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, ROOM_KIB));
+        self.room.clone().acquire_many_owned(kib).await.map_err(|_| ShellError::NotLeading)
     }
 
     /// A new stream of an agent, and what it is to be told.
@@ -205,8 +245,8 @@ pub(crate) enum Ended {
     Stopped,
     /// Memory is to be rebuilt from the tables under a new epoch.
     Rebuild(String),
-    /// The database refuses a batch for good (rule C7); the token of the report in it, if it is known.
-    Refused(Option<FencingToken>, String),
+    /// The database refuses a batch for good (rule C7); whose it was, if it stood alone in it.
+    Refused(Option<Culprit>, String),
     /// Another coordinator leads.
     Deposed(Epoch),
 }
@@ -214,7 +254,7 @@ pub(crate) enum Ended {
 /// What waits for a moment at which nothing is filling and nothing in flight, to read the tables (rule C10).
 enum Lookup {
     Report(Report),
-    Retry(JobCall, bool, Filter),
+    Retry(RetryPage),
 }
 
 /// The task that owns the core.
@@ -225,7 +265,7 @@ pub(crate) struct Owner<'a> {
     store: Arc<dyn Store>,
     specs: Arc<Specs>,
     leading: &'a watch::Sender<Leading>,
-    refused: &'a refused::Refused,
+    refused: &'a Refused,
     committing: Option<JoinHandle<Result<Committed, CommitError>>>,
     committing_since: Millis,
     /// Room that is given back when the batch of that number is durable.
@@ -237,10 +277,10 @@ pub(crate) struct Owner<'a> {
     /// The last commit was found by reading: only a later one proves it (rule C4).
     unproven: bool,
     streams: BTreeMap<StreamId, mpsc::Sender<ToAgent>>,
-    calls: BTreeMap<CallId, oneshot::Sender<Answer>>,
+    calls: BTreeMap<CallId, Reply>,
     lookups: VecDeque<Lookup>,
-    /// The last report that was stepped: the culprit, where events are committed one by one.
-    last_report: Option<FencingToken>,
+    /// Whose event was taken in last: the culprit, where events are committed one by one.
+    last: Option<Culprit>,
 }
 
 impl<'a> Owner<'a> {
@@ -251,7 +291,7 @@ impl<'a> Owner<'a> {
         store: Arc<dyn Store>,
         specs: Arc<Specs>,
         leading: &'a watch::Sender<Leading>,
-        refused: &'a refused::Refused,
+        refused: &'a Refused,
     ) -> Self {
         Self {
             log: Log::new(core.epoch()),
@@ -271,7 +311,7 @@ impl<'a> Owner<'a> {
             streams: BTreeMap::new(),
             calls: BTreeMap::new(),
             lookups: VecDeque::new(),
-            last_report: None,
+            last: None,
         }
     }
 
@@ -341,13 +381,15 @@ impl<'a> Owner<'a> {
                     self.step(event).await?;
                     self.rooms.push_back((self.log.sealed().next(), room));
                 }
-                Input::Call(id, event, reply) => {
+                Input::Call(id, event, room, reply) => {
                     self.calls.insert(id, reply);
+                    self.last = Some(Culprit::Call(id));
                     self.step(event).await?;
+                    self.rooms.push_back((self.log.sealed().next(), room));
                 }
-                Input::Retry(call, reopen, filter, reply) => {
-                    self.calls.insert(call.call, reply);
-                    self.lookups.push_back(Lookup::Retry(call, reopen, filter));
+                Input::Retry(page, reply) => {
+                    self.calls.insert(page.by.call, reply);
+                    self.lookups.push_back(Lookup::Retry(page));
                 }
                 Input::Open(stream, to_agent) => {
                     self.streams.insert(stream, to_agent);
@@ -378,7 +420,7 @@ impl<'a> Owner<'a> {
     /// returned beside its event, should the core ask for the past of its token.
     async fn complete(&mut self, event: Event) -> Result<(Event, Option<Report>), Ended> {
         let Event::Report(mut report) = event else { return Ok((event, None)) };
-        self.last_report = Some(report.token.fencing);
+        self.last = Some(Culprit::Report(report.token.fencing));
         if let Some(body) = self.refused.instead_of(report.token.fencing, &report.body) {
             report.body = body;
         }
@@ -388,7 +430,7 @@ impl<'a> Owner<'a> {
                 Some(spec) => Some(spec),
                 None => self.specs.get(&job.clone()).await.map_err(|e| Ended::Rebuild(e.to_string()))?,
             };
-            report.leased_input = spec.and_then(|s| s.input(cell)).map(|input| refused::sha256(&input));
+            report.leased_input = spec.and_then(|s| s.input_digest(cell));
         }
         let kept = report.clone();
         Ok((Event::Report(report), Some(kept)))
@@ -447,13 +489,17 @@ impl<'a> Owner<'a> {
                     self.lookups.push_back(Lookup::Report(report));
                 }
                 Lookup::Report(mut report) => {
-                    let past = self.store.past(report.token.fencing).await;
+                    let past = again(|| self.store.past(report.token.fencing)).await;
                     report.past = Some(past.map_err(|e| Ended::Rebuild(e.to_string()))?);
                     self.step(Event::Report(report)).await?;
                 }
-                Lookup::Retry(by, reopen, filter) => {
-                    let records = self.store.records_for_retry(&by.id, &filter).await;
+                Lookup::Retry(RetryPage { by, reopen, filter, after, ends }) => {
+                    let records = again(|| self.store.records_for_retry(&by.id, after, RETRY_PAGE, &filter)).await;
                     let records = records.map_err(|e| Ended::Rebuild(e.to_string()))?;
+                    let full = records.len() == RETRY_PAGE as usize;
+                    // A caller that has gone away wants no further page.
+                    let _gone = ends.send(records.last().filter(|_| full).map(|(cell, _, _)| *cell));
+                    self.last = Some(Culprit::Call(by.call));
                     self.step(Event::Retry(Retry { by, reopen, records })).await?;
                     return Ok(());
                 }
@@ -463,7 +509,6 @@ impl<'a> Owner<'a> {
     }
 
     fn committed(&mut self, done: Result<Committed, CommitError>) -> Result<(), Ended> {
-        use semel_core::tables::Refused;
         match done {
             Ok(proof) => {
                 self.leading.send_replace(Leading { at: Some((proof.epoch(), proof.seq())), stalled: false });
@@ -475,14 +520,20 @@ impl<'a> Owner<'a> {
                 self.refused.committed();
                 Ok(())
             }
-            Err(CommitError::Refused(Refused::AlreadyApplied)) => {
+            Err(CommitError::Refused(tables::Refused::AlreadyApplied)) => {
                 self.unproven = true;
                 Ok(())
             }
-            Err(CommitError::Refused(Refused::Deposed(epoch))) => Err(Ended::Deposed(epoch)),
+            Err(CommitError::Refused(tables::Refused::Deposed(epoch))) => Err(Ended::Deposed(epoch)),
             Err(CommitError::Lasting(source)) => {
-                let culprit = self.last_report.filter(|_| self.refused.one_by_one());
-                Err(Ended::Refused(culprit, source.to_string()))
+                let culprit = self.last.take().filter(|_| self.refused.one_by_one());
+                let why = source.to_string();
+                if let Some(Culprit::Call(id)) = culprit
+                    && let Some(reply) = self.calls.remove(&id)
+                {
+                    let _gone = reply.send(Err(ShellError::Refused(why.clone())));
+                }
+                Err(Ended::Refused(culprit, why))
             }
             Err(error) => Err(Ended::Rebuild(error.to_string())),
         }
@@ -513,7 +564,7 @@ impl<'a> Owner<'a> {
             Out::Answer(call, answer) => {
                 if let Some(reply) = self.calls.remove(&call) {
                     // A caller that has gone away needs no answer.
-                    let _gone = reply.send(answer);
+                    let _gone = reply.send(Ok(answer));
                 }
             }
             Out::Agent(stream, message) => {
@@ -554,6 +605,19 @@ async fn commit(
             tracing::warn!(epoch = sealed.epoch.get(), seq = sealed.seq.0, %error, ?wait, "a commit is tried again");
             leading.send_modify(|l| l.stalled = true);
         })
+        .await
+}
+
+/// A read that the whole coordinator waits for: tried again for some seconds, within the time of a session.
+async fn again<T, F: Future<Output = Result<T, ReadError>>>(read: impl FnMut() -> F) -> Result<T, ReadError> {
+    let backoff = ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(1))
+        .with_max_times(6);
+    read.retry(backoff)
+        .when(ReadError::is_transient)
+        .notify(|error, wait| tracing::warn!(%error, ?wait, "a read is tried again"))
         .await
 }
 

@@ -355,6 +355,28 @@ async fn an_output_over_the_limit_fails_its_cell_and_nothing_beside_it() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_report_that_breaks_the_contract_ends_its_attempt_and_not_the_stream() {
+    let server = Server::start().await;
+    let mut broken = spec(&["bad", "good"], &["m"], &["eu"]);
+    broken.policy = Some(pb::Policy { attempts: Some(1), ..Default::default() });
+    server.submit("j", broken).await.unwrap();
+    let _agent = Agent::start(&server, "eu", &["m"], 1, |key| match key.question.as_str() {
+        "good" => success("yes"),
+        _ => Some(pb::report::Outcome::Failure(pb::Failure { reason: 99, ..Default::default() })),
+    })
+    .await;
+    assert_eq!(server.ended("j").await.counts.unwrap().failed, 1);
+    let records = server.records("j").await;
+    let [bad, good] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(&good.output[..], b"yes", "on the same stream, and after it");
+    let failed = bad.failure.as_ref().unwrap();
+    assert_eq!(failed.reason(), pb::FailureReason::BadReport);
+    let words = String::from_utf8_lossy(&failed.message);
+    assert!(words.contains("failure.reason") && words.contains("99") && words.contains("failure.stage"), "{words}");
+    server.stop().await;
+}
+
 /// 1.5 MiB, then 3.9 MiB twice, then little.
 fn wide(key: &pb::ExecutionKey) -> Option<pb::report::Outcome> {
     let bytes = match key.question.as_str() {

@@ -231,10 +231,12 @@ async fn a_page_is_bounded_in_bytes_and_filtered_by_every_axis() {
     let cells: Vec<_> = page(None, filter.clone()).await.iter().map(|e| e.cell.0).collect();
     assert_eq!(cells, [19, 23]);
     assert_eq!(page(Some(Cell(19)), filter.clone()).await.len(), 1);
-    let retry = both.store.records_for_retry(&job.id, &filter).await.unwrap();
+    let retry = both.store.records_for_retry(&job.id, None, 9, &filter).await.unwrap();
     assert_eq!(retry, [19, 23].map(|c| (Cell(c), leases.first.offset(c), 1)));
+    let second = both.store.records_for_retry(&job.id, Some(Cell(19)), 1, &filter).await.unwrap();
+    assert_eq!(second, retry[1..]);
     let none = Filter { status: Some(semel_core::words::Status::Failed), ..filter };
-    assert!(both.store.records_for_retry(&job.id, &none).await.unwrap().is_empty());
+    assert!(both.store.records_for_retry(&job.id, None, 9, &none).await.unwrap().is_empty());
 }
 
 #[tokio::test]

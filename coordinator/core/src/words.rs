@@ -75,6 +75,8 @@ words! {
         Misconfigured = "misconfigured",
         /// The job requires a reported region and none was reported.
         RegionUnreported = "region_unreported",
+        /// The agent's report breaks the contract.
+        BadReport = "bad_report",
     }
 
     /// Where in its course an attempt failed.

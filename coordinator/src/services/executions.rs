@@ -5,6 +5,7 @@ mod export;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use semel_core::{
     event::{Answer, Event, Query, Wait},
@@ -13,6 +14,7 @@ use semel_core::{
 };
 use semel_proto::v1 as pb;
 use semel_spec::{Fault, Object};
+use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
 use self::export::Export;
@@ -23,7 +25,6 @@ use super::{
 };
 use crate::{
     audit::{AuditCounts, AuditError, AuditReport},
-    refused::sha256,
     shell::Shell,
     specs::JobInput,
     store::{Execution, Filter, MAX_PAGE_BYTES, MAX_PAGE_ROWS},
@@ -156,7 +157,7 @@ pub(super) async fn get(shell: &Shell, request: pb::GetExecutionRequest) -> Resu
         Err(wait) => (None, Some(wait)),
     };
     Ok(pb::GetExecutionResponse {
-        input_digest: convert::digest(sha256(&input)),
+        input_digest: Bytes::copy_from_slice(&Sha256::digest(&input)),
         input,
         execution,
         wait_reason: convert::number(wait.as_ref().map(|wait| wait.reason)),

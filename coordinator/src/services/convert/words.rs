@@ -48,6 +48,7 @@ words! {
     FailureReason = FailureReason {
         ProviderError, ProviderRefused, Connection, RunTimeout, ColdTimeout, Program, ResultTooLarge, BadResponse,
         WrongInput, WrongRegion, WrongModel, LeaseLost, StoreRefused, RateLimited, Misconfigured, RegionUnreported,
+        BadReport,
     }
     Stage = Stage { Leased, Connect, Run, Result, Record }
     RegionBasis = RegionBasis { Reported, Certificate, Configured }
