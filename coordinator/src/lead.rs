@@ -74,8 +74,10 @@ pub(crate) async fn lead(
             Ended::Deposed(epoch) => return Err(LeadError::Deposed(epoch)),
             Ended::Refused(culprit, why) => {
                 tracing::error!(why, ?culprit, "the store refused a batch for good: events are committed one by one");
-                refused.note(culprit);
-                continue;
+                if refused.note(culprit) {
+                    continue;
+                }
+                why
             }
             Ended::Rebuild(why) => why,
         };

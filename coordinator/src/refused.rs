@@ -41,12 +41,16 @@ impl Refused {
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// A batch was refused for good; the culprit, once it stood alone in its batch.
-    pub fn note(&self, culprit: Option<Culprit>) {
+    /// A batch was refused for good; the culprit, once it stood alone in its batch. Gives whether that leads
+    /// any further: a batch of one event without a culprit will be refused again.
+    pub fn note(&self, culprit: Option<Culprit>) -> bool {
         let mut inner = self.inner();
+        let first = inner.alone == 0;
         inner.alone = ALONE;
-        if let Some(Culprit::Report(token)) = culprit {
-            inner.culprits.insert(token);
+        match culprit {
+            Some(Culprit::Report(token)) => inner.culprits.insert(token),
+            Some(Culprit::Call(_)) => true,
+            None => first,
         }
     }
     /// Whether each event is to be committed by itself.
