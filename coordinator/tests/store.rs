@@ -308,15 +308,14 @@ fn child(test: &str, path: &Path) -> Child {
         .unwrap()
 }
 
-/// The database of a child's parent; `None` where the test is nobody's child: then it is over at once.
+/// The database of a parent that runs this test again as its child; `None` in the parent.
 fn child_database() -> Option<PathBuf> {
     std::env::var_os(CHILD).map(PathBuf::from)
 }
 
-#[tokio::test]
-async fn child_that_commits_without_end() {
-    let Some(path) = child_database() else { return };
-    let store = SqliteStore::open(&path).await.unwrap();
+/// As a child.
+async fn commit_without_end(path: &Path) {
+    let store = SqliteStore::open(path).await.unwrap();
     let epoch = store.campaign().await.unwrap();
     let job = job("crash", &spec(100, 1_000));
     let mut last = None;
@@ -344,10 +343,13 @@ fn acknowledged(child: &mut Child, at_least: u64) -> u64 {
 
 #[tokio::test]
 async fn p5_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there() {
+    if let Some(path) = child_database() {
+        return commit_without_end(&path).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     for round in 1..=3u64 {
         let path = dir.path().join(format!("{round}.db"));
-        let mut process = child("child_that_commits_without_end", &path);
+        let mut process = child("p5_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there", &path);
         let seen = acknowledged(&mut process, 40 * round);
         process.kill().unwrap();
         process.wait().unwrap();
@@ -363,10 +365,9 @@ async fn p5_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there() {
     }
 }
 
-#[tokio::test]
-async fn child_that_opens() {
-    let Some(path) = child_database() else { return };
-    match SqliteStore::open(&path).await {
+/// As a child.
+async fn open_and_say(path: &Path) {
+    match SqliteStore::open(path).await {
         Ok(_) => println!("opened"),
         Err(error) => println!("refused: {error}"),
     }
@@ -374,10 +375,14 @@ async fn child_that_opens() {
 
 #[tokio::test]
 async fn l5_a_second_process_is_refused_and_told_who_holds_the_store() {
+    if let Some(path) = child_database() {
+        return open_and_say(&path).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = database(&dir);
     let says = || {
-        let output = child("child_that_opens", &path).wait_with_output().unwrap();
+        let output =
+            child("l5_a_second_process_is_refused_and_told_who_holds_the_store", &path).wait_with_output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let store = SqliteStore::open(&path).await.unwrap();

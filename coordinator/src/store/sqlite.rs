@@ -37,7 +37,7 @@ use tokio::{sync::Mutex, task::JoinError};
 
 use self::{lock::StoreLock, read::Page};
 pub use self::{
-    lock::{LockError, lock_path},
+    lock::{LockError, lock_path, real_path},
     schema::SchemaError,
 };
 use crate::audit::{AuditError, AuditReport, audit_file};
