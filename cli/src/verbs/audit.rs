@@ -6,10 +6,12 @@ use std::{io::Write, path::Path};
 
 use anyhow::bail;
 use clap::Args;
-use semel_coordinator::{audit::audit_file, store::DEFAULT_NAMESPACE, store::sqlite::open_read_only};
+use semel_coordinator::{
+    audit::{audit_file, jobs_of_file},
+    store::DEFAULT_NAMESPACE,
+};
 use semel_core::id::JobId;
 use semel_proto::v1 as pb;
-use sqlx::Connection;
 
 pub use self::report::Report;
 use crate::{
@@ -49,12 +51,12 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
     let reports = match place.target()? {
         Target::Store(store) => {
             let ids = match &arguments.job {
-                Some(job) => vec![job.clone()],
-                None => job_ids(&store).await?,
+                Some(job) => vec![JobId::new(job.as_str())],
+                None => jobs_of_file(&store, DEFAULT_NAMESPACE).await?,
             };
             let mut reports = Vec::new();
             for id in ids {
-                reports.push(of_store(&store, &id).await?);
+                reports.push(of_store(&store, id.as_str()).await?);
             }
             reports
         }
@@ -115,15 +117,4 @@ pub async fn of_coordinator(jobs: &mut Jobs, job: &str) -> anyhow::Result<Report
     let request = pb::AuditJobRequest { job_id: job.to_owned(), ..Default::default() };
     let response = jobs.audit_job(request).await.map_err(failure)?.into_inner();
     Ok(Report::of_response(job, state, response))
-}
-
-/// The jobs of a store's file, oldest first.
-async fn job_ids(store: &Path) -> anyhow::Result<Vec<String>> {
-    let mut tables = open_read_only(store).await?;
-    let ids = sqlx::query_scalar("SELECT job_id FROM jobs WHERE namespace = ? ORDER BY rowid")
-        .bind(DEFAULT_NAMESPACE)
-        .fetch_all(&mut tables)
-        .await;
-    tables.close().await?;
-    Ok(ids?)
 }
