@@ -49,8 +49,9 @@ pub use types::{
     StopReason, StreamNumber, Welcome,
 };
 
-/// Leases beyond twice (slots + prefetch) plus this many are handed back as `Overloaded`: the
-/// bound of what a faulty coordinator can pile up here.
+/// Leases beyond twice (slots + prefetch) plus this many are handed back as `Overloaded`, and while
+/// as many releases wait for their Revokes none is taken at all: the bounds of what a faulty
+/// coordinator can pile up here.
 pub const LEASE_ALLOWANCE: u64 = 64;
 
 /// The machine. See the crate's documentation for how it is driven.
@@ -146,6 +147,10 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
     /// A lease arrived. A token that is known already is a repeat and changes nothing.
     pub fn handle_lease(&mut self, stream: StreamNumber, lease: Lease<T, L>) {
         if !self.link.is_current(stream) || self.ledger.knows(&lease.token) {
+            return;
+        }
+        if self.ledger.releases() as u64 >= self.lease_limit() {
+            // Not taken and never acknowledged: the next heartbeat shows that it isn't held (S2, S4).
             return;
         }
         let token = lease.token.clone();

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use semel_session::{
-    Action, GoAway, Heartbeat, Lease, Message, Recovered, ReleaseReason, Session, Settings, StopReason, Welcome,
+    Action, GoAway, Heartbeat, LEASE_ALLOWANCE, Lease, Message, Recovered, ReleaseReason, Session, Settings,
+    StopReason, Welcome,
 };
 
 const TTL: u64 = 1_000;
@@ -181,6 +182,7 @@ impl World {
                     self.live.insert(self.next_token);
                     self.known.insert(self.next_token);
                     self.lease(stream, self.next_token);
+                    self.look_whether_taken(self.next_token);
                 }
             }
             Event::Repeat(n) if self.welcomed => {
@@ -264,6 +266,17 @@ impl World {
         self.running.remove(&token);
         self.ended.insert(token);
         Some(token)
+    }
+
+    /// A lease is taken or, while very many releases have no answer, not at all: the coordinator finds
+    /// that by the count of the next heartbeat.
+    fn look_whether_taken(&mut self, token: u64) {
+        if self.machine.is_up() && self.machine.held().iter().all(|held| held.token != token) {
+            let known = self.known.len() as u64;
+            assert!(known > LEASE_ALLOWANCE, "a lease is not taken, and only {known} have no durable end");
+            self.live.remove(&token);
+            self.known.remove(&token);
+        }
     }
 
     fn lease(&mut self, stream: u64, token: u64) {
