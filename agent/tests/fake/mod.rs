@@ -199,6 +199,11 @@ impl Stream {
         Some(said)
     }
 
+    /// Reads on until the agent leaves.
+    pub fn read_on(mut self) -> JoinHandle<()> {
+        tokio::spawn(async move { while self.read().await.is_some() {} })
+    }
+
     pub async fn report(&mut self) -> pb::Report {
         self.until(|said| match said {
             Said::Report(report) => Some(report.clone()),
