@@ -250,6 +250,7 @@ async fn a_cell_that_a_job_does_not_have_is_named_by_the_part_that_is_wrong() {
         ("eu", "m9", "q1", 0, "no model \"m9\""),
         ("us", "m1", "q1", 0, "region \"us\""),
         ("eu", "m1", "q9", 0, "no question \"q9\""),
+        ("eu", "m1", "q1x", 0, "did you mean \"q1\"?"),
         ("eu", "m1", "q1", 1, "0 to 0"),
     ] {
         let key = pb::ExecutionKey {

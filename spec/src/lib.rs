@@ -26,7 +26,7 @@ mod yaml;
 
 pub use check::{
     Checked, MAX_ATTEMPTS, MAX_DEADLINE_MS, MAX_PRIORITY, MAX_REPEAT, MAX_TIMEOUT_MS, MAX_WEIGHT, OWNED_PARAMETERS,
-    check,
+    check, nearest,
 };
 pub use difference::{MAX_DIFFERENCES, difference};
 pub use document::{Format, JobFile, QuestionFile, parse};
