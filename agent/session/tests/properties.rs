@@ -175,45 +175,7 @@ impl World {
                 self.proven_at = self.proven_at.max(Some(sent_at));
                 self.machine.handle_heartbeat_ack(stream, number);
             }
-            Event::Leases(count) if self.welcomed => {
-                for _ in 0..count {
-                    self.next_token += 1;
-                    self.ever.insert(self.next_token);
-                    self.live.insert(self.next_token);
-                    self.known.insert(self.next_token);
-                    self.lease(stream, self.next_token);
-                    self.look_whether_taken(self.next_token);
-                }
-            }
-            Event::Repeat(n) if self.welcomed => {
-                // A lease that is still live may come twice; one that ended never does (C9).
-                let held: Vec<u64> = self.machine.held().iter().map(|held| held.token).collect();
-                if let Some(token) = pick(held.iter(), n) {
-                    self.lease(stream, token);
-                }
-            }
             Event::Stale(n) if stream > 1 => self.come_late(stream - 1, n),
-            Event::Revoke(n) if self.welcomed => {
-                if let Some(token) = pick(self.live.iter(), n) {
-                    self.live.remove(&token);
-                    self.revoked.insert(token);
-                    self.known.remove(&token);
-                    self.machine.handle_revoke(stream, &token);
-                }
-            }
-            Event::Receipt(n) if self.welcomed => {
-                if let Some(token) = pick(self.reported_here.iter(), n) {
-                    self.flush_pipe();
-                    self.machine.handle_receipt(stream, &token);
-                }
-            }
-            Event::Released(n) if self.welcomed => {
-                self.flush_pipe();
-                if let Some(token) = pick(self.released_here.iter(), n) {
-                    self.answer_release(token);
-                }
-            }
-            Event::AskHeld if self.welcomed => self.machine.handle_held_request(stream),
             Event::Finish(n) => {
                 if let Some(token) = self.end_run(n) {
                     self.machine.handle_finished(&token, token);
@@ -226,15 +188,60 @@ impl World {
                 }
             }
             Event::SpoolRoom(room) => self.machine.handle_spool_room(room),
-            Event::Drain if self.welcomed => self.machine.handle_drain(stream),
             Event::Shutdown(grace) => self.machine.handle_shutdown(self.now, grace),
-            Event::GoAway if self.welcomed => {
-                self.machine.handle_go_away(self.now, stream, GoAway::Superseded);
-            }
             Event::Poll { messages } => self.poll(messages),
+            _ if self.welcomed => self.be_told(event),
             _ => {}
         }
         self.machine.check();
+    }
+
+    /// What only a coordinator that has greeted says.
+    fn be_told(&mut self, event: &Event) {
+        let stream = self.stream();
+        match *event {
+            Event::Leases(count) => {
+                for _ in 0..count {
+                    self.next_token += 1;
+                    self.ever.insert(self.next_token);
+                    self.live.insert(self.next_token);
+                    self.known.insert(self.next_token);
+                    self.lease(stream, self.next_token);
+                    self.look_whether_taken(self.next_token);
+                }
+            }
+            Event::Repeat(n) => {
+                // A lease that is still live may come twice; one that ended never does (C9).
+                let held: Vec<u64> = self.machine.held().iter().map(|held| held.token).collect();
+                if let Some(token) = pick(held.iter(), n) {
+                    self.lease(stream, token);
+                }
+            }
+            Event::Revoke(n) => {
+                if let Some(token) = pick(self.live.iter(), n) {
+                    self.live.remove(&token);
+                    self.revoked.insert(token);
+                    self.known.remove(&token);
+                    self.machine.handle_revoke(stream, &token);
+                }
+            }
+            Event::Receipt(n) => {
+                if let Some(token) = pick(self.reported_here.iter(), n) {
+                    self.flush_pipe();
+                    self.machine.handle_receipt(stream, &token);
+                }
+            }
+            Event::Released(n) => {
+                self.flush_pipe();
+                if let Some(token) = pick(self.released_here.iter(), n) {
+                    self.answer_release(token);
+                }
+            }
+            Event::AskHeld => self.machine.handle_held_request(stream),
+            Event::Drain => self.machine.handle_drain(stream),
+            Event::GoAway => self.machine.handle_go_away(self.now, stream, GoAway::Superseded),
+            _ => {}
+        }
     }
 
     /// The stream breaks; the coordinator has handled some of what was on it.
