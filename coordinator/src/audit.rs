@@ -189,7 +189,8 @@ async fn subject(conn: &mut SqliteConnection, namespace: &str, job: &JobId) -> R
 /// In the order of cells only so that the repeats of a question come together, whose input is one.
 /// Each column costs the driver a copy, so what is asked of a record is asked in few.
 const RECORDS: &str = "SELECT region, model, question, repeat, cell, fencing_token, \
-         CASE WHEN status <> 'failed' THEN 0 WHEN failure_reason IS 'wrong_input' THEN 2 ELSE 1 END, \
+         CASE WHEN status <> 'failed' THEN 0 WHEN failure_reason IS 'wrong_input' THEN 2 \
+              WHEN failure_reason IN ('wrong_region', 'wrong_model', 'region_unreported') THEN 3 ELSE 1 END, \
          iif(failure_reason IS 'wrong_region', NULL, nullif(served_region, region)), input_digest \
      FROM executions WHERE namespace = ? AND job_id = ? ORDER BY cell";
 
