@@ -50,14 +50,14 @@ pub(crate) struct Grant {
 pub(crate) enum Loss {
     /// It did not reach its agent (rule S2): costs nothing.
     NeverArrived,
-    /// It arrived and did not start (rule S4): costs nothing.
+    /// It arrived and its living agent dropped it before it started (rule S4): costs nothing.
     NeverStarted,
     /// It died, or was dropped, by itself: counted, and can be the last.
     Culprit,
     /// It died together with others: counted, and not the last by that (rule S7).
     InCompany,
-    /// Coordinator and agent died as one process, the agent stopped or was cut off, or nobody can tell:
-    /// not counted, within a bound.
+    /// Coordinator and agent died as one process, the agent stopped or was cut off, or nobody can tell
+    /// whether it ran: not counted, within a bound.
     Nobody,
     /// It did not report within its timeout: counted.
     TimedOut,
@@ -290,17 +290,27 @@ impl Core {
         let suspect = |stage| stage != LeaseStage::Acknowledged;
         let suspects = tokens.iter().filter(|t| self.leases.get(t).is_some_and(|l| suspect(l.stage))).count();
         for &token in tokens {
-            let Some(stage) = self.leases.get(&token).map(|l| l.stage) else {
+            let Some(lease) = self.leases.get(&token) else {
                 continue;
             };
-            let loss = match stage {
-                LeaseStage::Acknowledged => Loss::NeverStarted,
+            let loss = match lease.stage {
+                // It may have started since its agent was last heard: a cell that kills at once must not go
+                // round for ever, nor one run twice whose job forbids it. Once this costs nothing; most
+                // such leases only waited for a slot.
+                LeaseStage::Acknowledged if !self.had_a_free_end(lease) => Loss::Nobody,
+                LeaseStage::Acknowledged if tokens.len() > 1 => Loss::InCompany,
                 LeaseStage::Restored if self.config.embedded => Loss::Nobody,
                 _ if suspects > 1 => Loss::InCompany,
                 _ => Loss::Culprit,
             };
             self.lose(at, token, loss, out);
         }
+    }
+
+    /// Whether an earlier lease of its cell ended in this budget, and was nobody's fault.
+    fn had_a_free_end(&self, lease: &Lease) -> bool {
+        let history = self.jobs.get(&lease.job).and_then(|job| job.history.get(&lease.cell));
+        history.is_some_and(|history| history.free > 0)
     }
 
     /// A lease is lost: the cell waits again, or is recorded as failed.
@@ -448,7 +458,9 @@ fn loss_in_words(loss: Loss) -> &'static str {
         Loss::NeverStarted => "it did not start",
         Loss::Culprit => "its agent died, fell silent or dropped it",
         Loss::InCompany => "its agent died or fell silent with other leases",
-        Loss::Nobody => "nobody is at fault: its agent stopped or was cut off, or died with the coordinator",
+        Loss::Nobody => {
+            "nobody is at fault: its agent stopped, was cut off, or was not heard of since it had the lease"
+        }
         Loss::TimedOut => "no report came within the timeout",
     }
 }

@@ -157,6 +157,8 @@ impl Shell {
             let by = JobCall { call: CallId(self.id()), actor: actor.clone(), id: id.clone(), reason: String::new() };
             let (reply, answer) = oneshot::channel();
             let (ends, end) = oneshot::channel();
+            // A job that somebody closes meanwhile stays closed: only the first page opens it.
+            let reopen = reopen && after.is_none();
             self.send(Input::Retry(RetryPage { by, reopen, filter: filter.clone(), after, ends }, reply)).await?;
             let Some(answer) = answered(answer).await? else { continue };
             let Answer::Retried(view, moved) = answer else { return Ok(answer) };

@@ -379,6 +379,7 @@ impl World {
         let run = self.number();
         self.processes[number].runs.insert(token, run);
         self.running.insert(token.fencing, number);
+        self.began.insert(token.fencing);
         let f = &self.faults;
         let (hangs, fails, released, wrong, poison) = (f.hangs, f.fails, f.released, f.wrong, f.poison);
         let mut lasts = self.dice.skewed(1, f.run_ms);
