@@ -1,4 +1,4 @@
-//! The closed enums of DESIGN's words, each with the text under which it is stored.
+//! The closed enums of the contract, each with the text under which it is stored.
 
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),* $(,)? })*) => {$(
