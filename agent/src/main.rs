@@ -1,6 +1,7 @@
 //! `semel-agent`: one agent as a process.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +18,7 @@ const EXIT_SUPERSEDED: u8 = 3;
 
 /// Runs executions in its region and reports them to a coordinator.
 ///
-/// Example: semel-agent --coordinator 127.0.0.1:7171 --agents agents.yaml --agent us-east --token-file token --spool ./spool
+/// Example: semel-agent --coordinator 127.0.0.1:7601 --agents agents.yaml --agent us-east --token-file token --spool ./spool
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -135,6 +136,6 @@ fn read_token(path: &Path) -> anyhow::Result<String> {
 fn start_log(json: bool) {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     if json { log.json().init() } else { log.init() }
 }

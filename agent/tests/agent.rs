@@ -2,16 +2,50 @@
 
 mod fake;
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fake::{Agent, Coordinator, Puppet, Script, eventually, spec, token, within};
-use semel_agent::Ended;
+use fake::{Agent, Coordinator, Puppet, Script, Stream, eventually, spec, token, within};
+use semel_agent::{AgentConfig, Ended};
 use semel_proto::v1 as pb;
 use semel_proto::v1::session_request::Body as Said;
 use semel_proto::v1::session_response::Body as Heard;
 use sha2::{Digest, Sha256};
+
+/// An agent of one model on a puppet, and its first stream, welcomed.
+struct Scene {
+    coordinator: Coordinator,
+    puppet: Arc<Puppet>,
+    agent: Agent,
+    stream: Stream,
+}
+
+impl Scene {
+    async fn new(slots: u32, script: Script) -> Self {
+        Self::with(slots, script, |_| {}).await
+    }
+
+    async fn with(slots: u32, script: Script, change: impl FnOnce(&mut AgentConfig)) -> Self {
+        let mut coordinator = Coordinator::start().await;
+        let puppet = Puppet::new(script);
+        let agent = Agent::start_with(&coordinator, spec(slots, puppet.clone()), change);
+        let stream = coordinator.welcome().await;
+        Self { coordinator, puppet, agent, stream }
+    }
+
+    /// Leases these, and waits until as many run as there are slots.
+    async fn run(&mut self, fencing: RangeInclusive<u64>) {
+        for fencing in fencing {
+            self.stream.lease(fencing, "m", "{}").await;
+        }
+        let slots = self.stream.hello.slots as usize;
+        self.stream.started(slots as u64).await;
+        eventually(|| self.puppet.running() == slots).await;
+    }
+}
 
 fn failure(report: &pb::Report) -> &pb::Failure {
     match &report.outcome {
@@ -29,9 +63,7 @@ fn output(report: &pb::Report) -> Bytes {
 
 #[tokio::test]
 async fn a_lease_is_acknowledged_and_announced_before_it_is_reported() {
-    let mut coordinator = Coordinator::start().await;
-    let agent = Agent::start(&coordinator, spec(2, Puppet::new(Script::Echo)));
-    let mut stream = coordinator.welcome().await;
+    let Scene { coordinator: _coordinator, agent, mut stream, .. } = Scene::new(2, Script::Echo).await;
     assert_eq!(stream.hello.protocol_version, 1);
     assert_eq!(stream.hello.agent_id, "agent");
     assert_eq!(stream.hello.incarnation.len(), 16);
@@ -47,20 +79,15 @@ async fn a_lease_is_acknowledged_and_announced_before_it_is_reported() {
     assert_eq!((served.region.as_str(), served.region_basis()), ("here", pb::RegionBasis::Configured));
     stream.receipt(7).await;
     agent.shutdown.cancel();
-    tokio::spawn(async move { while stream.read().await.is_some() {} });
+    stream.read_on();
     assert_eq!(agent.ended().await.expect("it ends well"), Ended::Done { results_left: 0 });
 }
 
 #[tokio::test]
 async fn never_more_run_than_there_are_slots_and_all_are_reported() {
-    let mut coordinator = Coordinator::start().await;
-    let puppet = Puppet::new(Script::Hold);
-    let agent = Agent::start(&coordinator, spec(3, puppet.clone()));
-    let mut stream = coordinator.welcome().await;
-    for fencing in 1..=20 {
-        stream.lease(fencing, "m", "{}").await;
-    }
-    stream.started(3).await;
+    let mut scene = Scene::new(3, Script::Hold).await;
+    scene.run(1..=20).await;
+    let Scene { puppet, stream, .. } = &mut scene;
     puppet.gate.add_permits(20);
     for _ in 1..=20 {
         let report = stream.report().await;
@@ -68,19 +95,13 @@ async fn never_more_run_than_there_are_slots_and_all_are_reported() {
     }
     assert_eq!(puppet.most_running.load(Ordering::SeqCst), 3);
     assert_eq!(puppet.called.load(Ordering::SeqCst), 20);
-    drop(agent);
 }
 
 #[tokio::test]
 async fn a_broken_stream_is_no_lost_session() {
-    let mut coordinator = Coordinator::start().await;
-    let puppet = Puppet::new(Script::Hold);
-    let _agent = Agent::start(&coordinator, spec(1, puppet.clone()));
-    let mut stream = coordinator.welcome().await;
-    stream.lease(1, "m", "{}").await;
-    stream.lease(2, "m", "{}").await;
-    stream.started(1).await;
-    eventually(|| puppet.running() == 1).await;
+    let mut scene = Scene::new(1, Script::Hold).await;
+    scene.run(1..=2).await;
+    let Scene { mut coordinator, puppet, agent: _agent, stream } = scene;
     let incarnation = stream.hello.incarnation.clone();
     drop(stream);
     let mut stream = coordinator.next().await;
@@ -97,10 +118,7 @@ async fn a_broken_stream_is_no_lost_session() {
 
 #[tokio::test]
 async fn a_result_is_said_again_on_each_stream_until_its_receipt() {
-    let mut coordinator = Coordinator::start().await;
-    let puppet = Puppet::new(Script::Echo);
-    let _agent = Agent::start(&coordinator, spec(1, puppet.clone()));
-    let mut stream = coordinator.welcome().await;
+    let Scene { mut coordinator, puppet, agent: _agent, mut stream } = Scene::new(1, Script::Echo).await;
     stream.lease(1, "m", "{}").await;
     let first = stream.report().await;
     for _ in 0..2 {
@@ -124,12 +142,9 @@ async fn a_result_is_said_again_on_each_stream_until_its_receipt() {
 
 #[tokio::test]
 async fn a_revoked_lease_is_aborted_or_never_starts() {
-    let mut coordinator = Coordinator::start().await;
-    let puppet = Puppet::new(Script::Hold);
-    let _agent = Agent::start(&coordinator, spec(1, puppet.clone()));
-    let mut stream = coordinator.welcome().await;
-    stream.lease(1, "m", "{}").await;
-    stream.started(1).await;
+    let mut scene = Scene::new(1, Script::Hold).await;
+    scene.run(1..=1).await;
+    let Scene { coordinator: _coordinator, puppet, agent: _agent, mut stream } = scene;
     stream.lease(2, "m", "{}").await;
     for fencing in [1, 2] {
         let reason = pb::RevokeReason::JobCancelled.into();
@@ -145,16 +160,12 @@ async fn a_revoked_lease_is_aborted_or_never_starts() {
 
 #[tokio::test]
 async fn without_a_word_from_the_coordinator_work_is_aborted_at_the_orphan_limit() {
-    let mut coordinator = Coordinator::start().await;
-    let puppet = Puppet::new(Script::Hold);
-    let _agent = Agent::start(&coordinator, spec(1, puppet.clone()));
-    let mut stream = coordinator.welcome().await;
-    stream.lease(1, "m", "{}").await;
-    stream.started(1).await;
-    eventually(|| puppet.running() == 1).await;
+    let mut scene = Scene::new(1, Script::Hold).await;
+    scene.run(1..=1).await;
+    let Scene { mut coordinator, puppet, agent: _agent, mut stream } = scene;
     stream.is_acknowledging(false);
     let silent_since = std::time::Instant::now();
-    let reader = tokio::spawn(async move { while stream.read().await.is_some() {} });
+    let reader = stream.read_on();
     within(puppet.aborted.notified()).await;
     let waited = silent_since.elapsed();
     assert!(waited < Duration::from_millis(fake::TTL_MS + 1_000), "{waited:?}");
@@ -166,17 +177,9 @@ async fn without_a_word_from_the_coordinator_work_is_aborted_at_the_orphan_limit
 
 #[tokio::test]
 async fn a_shutdown_lets_runs_finish_within_the_grace_and_hands_back_the_rest() {
-    let mut coordinator = Coordinator::start().await;
-    let puppet = Puppet::new(Script::Hold);
-    let agent = Agent::start_with(&coordinator, spec(2, puppet.clone()), |config| {
-        config.grace = Duration::from_secs(2);
-    });
-    let mut stream = coordinator.welcome().await;
-    for fencing in 1..=3 {
-        stream.lease(fencing, "m", "{}").await;
-    }
-    stream.started(2).await;
-    eventually(|| puppet.running() == 2).await;
+    let mut scene = Scene::with(2, Script::Hold, |config| config.grace = Duration::from_secs(2)).await;
+    scene.run(1..=3).await;
+    let Scene { coordinator: _coordinator, puppet, agent, mut stream } = scene;
     agent.shutdown.cancel();
     let waiting = stream.release().await;
     assert_eq!((waiting.lease_token.clone(), waiting.reason()), (token(3), pb::ReleaseReason::Draining));
@@ -186,15 +189,13 @@ async fn a_shutdown_lets_runs_finish_within_the_grace_and_hands_back_the_rest() 
     let running = stream.release().await;
     assert_eq!(running.reason(), pb::ReleaseReason::Draining);
     assert!(stream.heartbeats.iter().any(|heartbeat| heartbeat.slots == 0));
-    tokio::spawn(async move { while stream.read().await.is_some() {} });
+    stream.read_on();
     assert_eq!(agent.ended().await.expect("it ends well"), Ended::Done { results_left: 0 });
 }
 
 #[tokio::test]
 async fn a_superseded_agent_stops_for_good_and_keeps_its_results() {
-    let mut coordinator = Coordinator::start().await;
-    let agent = Agent::start(&coordinator, spec(1, Puppet::new(Script::Echo)));
-    let mut stream = coordinator.welcome().await;
+    let Scene { coordinator: _coordinator, agent, mut stream, .. } = Scene::new(1, Script::Echo).await;
     stream.lease(1, "m", "{}").await;
     stream.report().await;
     let reason = pb::GoAwayReason::Superseded.into();
@@ -243,9 +244,8 @@ async fn faults_of_the_provider_and_of_the_configuration_hand_the_lease_back() {
         (Script::RateLimited(Duration::from_secs(3)), pb::ReleaseReason::RateLimited, Some(3_000), "slow down"),
         (Script::Misconfigured, pb::ReleaseReason::Misconfigured, None, "the key is wrong"),
     ] {
-        let mut coordinator = Coordinator::start().await;
-        let _agent = Agent::start(&coordinator, spec(1, Puppet::new(script)));
-        let mut stream = coordinator.welcome().await;
+        let mut scene = Scene::new(1, script).await;
+        let stream = &mut scene.stream;
         stream.lease(1, "m", "{}").await;
         let release = stream.release().await;
         assert_eq!(release.reason(), reason);
@@ -255,9 +255,8 @@ async fn faults_of_the_provider_and_of_the_configuration_hand_the_lease_back() {
 
 #[tokio::test]
 async fn an_output_over_the_limit_fails_for_good_with_size_and_limit() {
-    let mut coordinator = Coordinator::start().await;
-    let _agent = Agent::start(&coordinator, spec(1, Puppet::new(Script::Large((1 << 20) + 1))));
-    let mut stream = coordinator.welcome().await;
+    let mut scene = Scene::new(1, Script::Large((1 << 20) + 1)).await;
+    let stream = &mut scene.stream;
     stream.lease(1, "m", "{}").await;
     let report = stream.report().await;
     let failure = failure(&report);
@@ -267,10 +266,7 @@ async fn an_output_over_the_limit_fails_for_good_with_size_and_limit() {
 
 #[tokio::test]
 async fn the_cold_timeout_holds_until_a_model_has_answered_and_then_the_run_timeout() {
-    let mut coordinator = Coordinator::start().await;
-    let puppet = Puppet::new(Script::Hold);
-    let _agent = Agent::start(&coordinator, spec(1, puppet.clone()));
-    let mut stream = coordinator.welcome().await;
+    let Scene { coordinator: _coordinator, puppet, agent: _agent, mut stream } = Scene::new(1, Script::Hold).await;
     let lease = |fencing, run_timeout_ms, cold_timeout_ms| {
         let lease = fake::lease(fencing, "m", "{}");
         Heard::Lease(pb::Lease { run_timeout_ms, cold_timeout_ms, ..lease })
@@ -290,9 +286,8 @@ async fn the_cold_timeout_holds_until_a_model_has_answered_and_then_the_run_time
 
 #[tokio::test]
 async fn an_executor_that_panics_fails_its_cell_and_nothing_else() {
-    let mut coordinator = Coordinator::start().await;
-    let _agent = Agent::start(&coordinator, spec(1, Puppet::new(Script::Panic)));
-    let mut stream = coordinator.welcome().await;
+    let mut scene = Scene::new(1, Script::Panic).await;
+    let stream = &mut scene.stream;
     for fencing in [1, 2] {
         stream.lease(fencing, "m", "{}").await;
         let report = stream.report().await;
@@ -331,11 +326,8 @@ async fn work_that_blocks_every_worker_does_not_starve_heartbeats() {
 
 #[tokio::test]
 async fn without_room_in_the_spool_no_lease_is_taken() {
-    let mut coordinator = Coordinator::start().await;
-    let _agent = Agent::start_with(&coordinator, spec(1, Puppet::new(Script::Large(1 << 19))), |config| {
-        config.spool_limit_bytes = 1 << 18;
-    });
-    let mut stream = coordinator.welcome().await;
+    let mut scene = Scene::with(1, Script::Large(1 << 19), |config| config.spool_limit_bytes = 1 << 18).await;
+    let stream = &mut scene.stream;
     stream.lease(1, "m", "{}").await;
     stream.report().await;
     let full = |said: &Said| matches!(said, Said::Heartbeat(beat) if beat.slots == 0).then_some(());

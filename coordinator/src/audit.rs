@@ -12,7 +12,11 @@ use semel_core::{
     words::JobState,
 };
 use semel_spec::Resolved;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{
+    Connection, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 use tokio_stream::StreamExt;
 
 use self::recount::{AttemptSeen, GrantSeen, RecordSeen, Recount};
@@ -115,20 +119,6 @@ pub async fn audit_file(
     report
 }
 
-/// The jobs of a database file, oldest first, whether a coordinator runs on it or not.
-///
-/// # Errors
-/// The file is no store of this version, or can't be read.
-pub async fn jobs_of_file(path: &std::path::Path, namespace: &str) -> Result<Vec<JobId>, AuditError> {
-    let mut conn = open_read_only(path).await?;
-    let ids = sqlx::query_scalar::<_, String>("SELECT job_id FROM jobs WHERE namespace = ? ORDER BY rowid")
-        .bind(namespace)
-        .fetch_all(&mut conn)
-        .await;
-    conn.close().await.ok();
-    Ok(ids?.into_iter().map(JobId::new).collect())
-}
-
 /// Audits a job, in one snapshot. `None` if there is no such job.
 ///
 /// # Errors
@@ -141,11 +131,26 @@ pub async fn audit(
     let mut tx = conn.begin().await?;
     let Some(subject) = subject(&mut tx, namespace, job).await? else { return Ok(None) };
     let mut recount = Recount::new(&subject);
-    records(&mut tx, namespace, job, &mut recount).await?;
-    attempts(&mut tx, namespace, job, &mut recount).await?;
-    grants(&mut tx, namespace, job, &mut recount).await?;
+    let rows = |query: &'static str| sqlx::query(query).bind(namespace).bind(job.as_str());
+    each(&mut tx, rows(RECORDS), |row| RecordSeen::of(row).map(|seen| recount.record(&seen))).await?;
+    each(&mut tx, rows(ATTEMPTS), |row| AttemptSeen::of(row).map(|seen| recount.attempt(&seen))).await?;
+    each(&mut tx, rows(GRANTS), |row| GrantSeen::of(row).map(|seen| recount.grant(&seen))).await?;
     tx.rollback().await?;
     Ok(Some(recount.finish()))
+}
+
+/// The jobs of a database file, in the order of their submission.
+///
+/// # Errors
+/// The file is no store of this version, or can't be read.
+pub async fn jobs_of_file(path: &std::path::Path, namespace: &str) -> Result<Vec<JobId>, AuditError> {
+    let mut conn = open_read_only(path).await?;
+    let ids = sqlx::query_scalar::<_, String>("SELECT job_id FROM jobs WHERE namespace = ? ORDER BY number")
+        .bind(namespace)
+        .fetch_all(&mut conn)
+        .await;
+    conn.close().await.ok();
+    Ok(ids?.into_iter().map(JobId::new).collect())
 }
 
 /// What is audited.
@@ -184,56 +189,26 @@ async fn subject(conn: &mut SqliteConnection, namespace: &str, job: &JobId) -> R
 /// In the order of cells only so that the repeats of a question come together, whose input is one.
 /// Each column costs the driver a copy, so what is asked of a record is asked in few.
 const RECORDS: &str = "SELECT region, model, question, repeat, cell, fencing_token, \
-         CASE WHEN status <> 'failed' THEN 0 WHEN failure_reason IS 'wrong_input' THEN 2 ELSE 1 END, \
+         CASE WHEN status <> 'failed' THEN 0 WHEN failure_reason IS 'wrong_input' THEN 2 \
+              WHEN failure_reason IN ('wrong_region', 'wrong_model', 'region_unreported') THEN 3 ELSE 1 END, \
          iif(failure_reason IS 'wrong_region', NULL, nullif(served_region, region)), input_digest \
      FROM executions WHERE namespace = ? AND job_id = ? ORDER BY cell";
 
-async fn records(
-    conn: &mut SqliteConnection,
-    namespace: &str,
-    job: &JobId,
-    recount: &mut Recount<'_>,
-) -> Result<(), AuditError> {
-    let mut rows = sqlx::query(RECORDS).bind(namespace).bind(job.as_str()).fetch(conn);
-    while let Some(row) = rows.try_next().await? {
-        recount.record(&RecordSeen::of(&row)?);
-    }
-    Ok(())
-}
+const ATTEMPTS: &str = "SELECT region, model, question, repeat, cell, fencing_token, kind FROM attempts \
+     WHERE namespace = ? AND job_id = ? ORDER BY number";
 
-async fn attempts(
-    conn: &mut SqliteConnection,
-    namespace: &str,
-    job: &JobId,
-    recount: &mut Recount<'_>,
-) -> Result<(), AuditError> {
-    let mut rows = sqlx::query(
-        "SELECT region, model, question, repeat, cell, fencing_token, kind FROM attempts \
-         WHERE namespace = ? AND job_id = ? ORDER BY number",
-    )
-    .bind(namespace)
-    .bind(job.as_str())
-    .fetch(conn);
-    while let Some(row) = rows.try_next().await? {
-        recount.attempt(&AttemptSeen::of(&row)?);
-    }
-    Ok(())
-}
+const GRANTS: &str =
+    "SELECT first_token, cells FROM lease_grants WHERE namespace = ? AND job_id = ? ORDER BY first_token";
 
-async fn grants(
+/// Shows each row as it is read: there may be millions.
+async fn each(
     conn: &mut SqliteConnection,
-    namespace: &str,
-    job: &JobId,
-    recount: &mut Recount<'_>,
+    query: Query<'_, Sqlite, SqliteArguments>,
+    mut see: impl FnMut(&SqliteRow) -> Result<(), sqlx::Error>,
 ) -> Result<(), AuditError> {
-    let mut rows = sqlx::query(
-        "SELECT first_token, cells FROM lease_grants WHERE namespace = ? AND job_id = ? ORDER BY first_token",
-    )
-    .bind(namespace)
-    .bind(job.as_str())
-    .fetch(conn);
+    let mut rows = query.fetch(conn);
     while let Some(row) = rows.try_next().await? {
-        recount.grant(&GrantSeen::of(&row)?);
+        see(&row)?;
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::store::sqlite::real_path;
+
 /// Where a coordinator listens, and what it wants to be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -23,7 +25,7 @@ pub struct Endpoint {
 
 /// The file of a store: beside the database itself, by whatever link it is named.
 pub fn path(store: &Path) -> PathBuf {
-    let real = fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
+    let real = real_path(store).unwrap_or_else(|_| store.to_owned());
     let mut name = real.into_os_string();
     name.push(".endpoint");
     name.into()

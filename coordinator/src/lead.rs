@@ -1,7 +1,9 @@
 //! Leadership of a namespace: take the epoch, read the tables, lead, and do it again when memory is in doubt.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{any::Any, collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
+use backon::{ExponentialBuilder, Retryable};
+use futures_util::FutureExt;
 use semel_core::{Committed, Config, Core, id::Seq};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,8 @@ use crate::{
 const MAX_REBUILDS: usize = 3;
 /// An hour.
 const REBUILD_WINDOW_MS: u64 = 3_600_000;
+/// Tries of a takeover after the first, doubling their wait from a second up to a minute.
+const MAX_TAKEOVER_TRIES: usize = 10;
 
 /// Why a coordinator leads no more.
 #[derive(Debug, thiserror::Error)]
@@ -48,20 +52,32 @@ pub(crate) async fn lead(
     let clock = Clock::start();
     let refused = Refused::default();
     let mut rebuilds = VecDeque::new();
+    // The first takeover fails at once: whoever started the process is there to read why.
+    let mut tries = 0;
     loop {
-        let (core, takeover) = take_over(&store, config, clock).await?;
+        let backoff = ExponentialBuilder::default().with_jitter().with_max_times(tries);
+        let (core, takeover) = (|| take_over(&store, config, clock))
+            .retry(backoff)
+            .when(|error| matches!(error, LeadError::Read(error) if error.is_transient()))
+            .notify(|error, wait| tracing::warn!(%error, ?wait, "the takeover is tried again"))
+            .await?;
+        tries = MAX_TAKEOVER_TRIES;
         leading.send_replace(Leading { at: Some((core.epoch(), Seq(0))), stalled: false });
         tracing::info!(epoch = core.epoch().get(), "leads");
         let owner = Owner::new(core, clock, takeover, store.clone(), specs.clone(), &leading, &refused);
-        let ended = owner.run(&mut inbox, stop.cancelled()).await;
+        // An assertion that fails says that memory is wrong, as `Broken` does.
+        let running = AssertUnwindSafe(owner.run(&mut inbox, stop.cancelled())).catch_unwind();
+        let ended = running.await.unwrap_or_else(|panic| Ended::Rebuild(words_of(panic.as_ref())));
         leading.send_replace(Leading::default());
         let why = match ended {
             Ended::Stopped => return Ok(()),
             Ended::Deposed(epoch) => return Err(LeadError::Deposed(epoch)),
             Ended::Refused(culprit, why) => {
                 tracing::error!(why, ?culprit, "the store refused a batch for good: events are committed one by one");
-                refused.note(culprit);
-                continue;
+                if refused.note(culprit) {
+                    continue;
+                }
+                why
             }
             Ended::Rebuild(why) => why,
         };
@@ -82,4 +98,9 @@ async fn take_over(store: &Arc<dyn Store>, config: Config, clock: Clock) -> Resu
     let loaded = store.load(epoch).await?;
     let core = Core::load(config, epoch, clock.now(), loaded).map_err(|broken| LeadError::Tables(broken.0))?;
     Ok((core, Committed::by_store(epoch, Seq(0))))
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("a panic: {}", words.unwrap_or("without words"))
 }

@@ -9,13 +9,21 @@ use std::{
 use bytes::Bytes;
 use semel_core::{
     batch::{Failure, Outcome, ReportBody},
-    id::{Digest, FencingToken},
+    id::{CallId, FencingToken},
     words::{FailureReason, Stage},
 };
-use sha2::{Digest as _, Sha256};
 
 /// Commits of one event each, after a refusal, before batches fill again.
 const ALONE: u32 = 1_000;
+
+/// Whose event it was that stood alone in a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Culprit {
+    /// The report of this token: it is recorded as failed, without its output.
+    Report(FencingToken),
+    /// This call: its caller is told.
+    Call(CallId),
+}
 
 /// What the database has refused so far. Outlives the rebuilds that refusals lead to.
 #[derive(Debug, Default)]
@@ -33,11 +41,17 @@ impl Refused {
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// A batch was refused for good; the culprit, once it stood alone in its batch.
-    pub fn note(&self, culprit: Option<FencingToken>) {
+    /// A batch was refused for good; the culprit, once it stood alone in its batch. Gives whether that leads
+    /// any further: a batch of one event without a culprit will be refused again.
+    pub fn note(&self, culprit: Option<Culprit>) -> bool {
         let mut inner = self.inner();
+        let first = inner.alone == 0;
         inner.alone = ALONE;
-        inner.culprits.extend(culprit);
+        match culprit {
+            Some(Culprit::Report(token)) => inner.culprits.insert(token),
+            Some(Culprit::Call(_)) => true,
+            None => first,
+        }
     }
     /// Whether each event is to be committed by itself.
     pub fn one_by_one(&self) -> bool {
@@ -65,9 +79,4 @@ impl Refused {
             })
         })
     }
-}
-
-/// SHA-256 of some bytes.
-pub fn sha256(bytes: &[u8]) -> Digest {
-    Digest(Sha256::digest(bytes).into())
 }

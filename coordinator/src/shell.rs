@@ -1,42 +1,37 @@
 //! The shell around the core: one task owns it, feeds it events, commits its batches in groups, and
 //! opens its outboxes with the proof of their commit.
 
+mod handle;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use backon::{ExponentialBuilder, Retryable};
+pub use handle::{INBOX, Leading, Limits, MAX_QUEUED_FOR_AGENT, Shell, ShellError};
+pub(crate) use handle::{Input, RETRY_PAGE, Reply, RetryPage, Unanswered};
 use semel_core::{
     Committed, Core,
-    event::{Answer, Event, JobCall, Out, Outbox, Report, Retry, ToAgent},
-    id::{CallId, Epoch, FencingToken, JobId, Millis, Nonce, Seq, StreamId},
+    event::{Event, Out, Outbox, Report, Retry, ToAgent},
+    id::{CallId, Epoch, Millis, Nonce, Seq, StreamId},
     log::{Log, Sealed},
+    tables,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     task::JoinHandle,
     time::MissedTickBehavior,
 };
 
 use crate::{
     clock::Clock,
-    refused,
-    specs::{JobInput, SpecError, Specs},
-    store::{CommitError, Filter, ReadError, Store},
+    refused::{Culprit, Refused},
+    specs::Specs,
+    store::{CommitError, ReadError, Store},
 };
 
-/// Events that wait to be stepped; a sender beyond that waits (back pressure on its stream).
-pub const INBOX: usize = 8_192;
-/// Content of reports that are not durable yet, in KiB, at least 1 each: an agent whose report finds no
-/// room waits, its stream with it. More than the largest report, so that one always fits.
-const ROOM_KIB: u32 = 256 << 10;
-/// Messages that wait for one agent; at the bound its stream is closed: it does not read.
-pub const MAX_QUEUED_FOR_AGENT: usize = 65_536;
 /// Events stepped in one go, before the outboxes are looked at again.
 const MAX_DRAINED: usize = 1_024;
 /// Sealed batches that wait for their commit; at the bound nothing more is granted.
@@ -52,152 +47,6 @@ const MAX_LOOKUPS: usize = 256;
 /// Time between two ticks.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Sizes that the edge holds to.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The largest output that is recorded, in bytes.
-    pub max_output_bytes: u64,
-    /// The largest error text that is recorded, in bytes.
-    pub max_error_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_output_bytes: 32 << 20, max_error_bytes: 64 << 10 }
-    }
-}
-
-/// Why the shell has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ShellError {
-    /// It stops, or its state is being rebuilt; try again.
-    #[error("the coordinator does not lead the namespace now; try again")]
-    NotLeading,
-    /// The tables can't be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// A stored specification can't be read.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-}
-
-/// What comes in to the task that owns the core.
-pub(crate) enum Input {
-    /// With the room that it takes until it is durable.
-    Event(Event, OwnedSemaphorePermit),
-    Call(CallId, Event, oneshot::Sender<Answer>),
-    Retry(JobCall, bool, Filter, oneshot::Sender<Answer>),
-    Open(StreamId, mpsc::Sender<ToAgent>),
-}
-
-/// Who leads, as the answering process knows it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Leading {
-    /// The epoch and the last durable commit; `None` while this process does not lead.
-    pub at: Option<(Epoch, Seq)>,
-    /// Commits fail for now: the database refuses writes.
-    pub stalled: bool,
-}
-
-/// A handle on the task that owns the core.
-#[derive(Clone)]
-pub struct Shell {
-    inbox: mpsc::Sender<Input>,
-    room: Arc<Semaphore>,
-    ids: Arc<AtomicU64>,
-    store: Arc<dyn Store>,
-    specs: Arc<Specs>,
-    limits: Limits,
-    leading: watch::Receiver<Leading>,
-}
-
-impl Shell {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        specs: Arc<Specs>,
-        limits: Limits,
-        leading: watch::Receiver<Leading>,
-    ) -> (Self, mpsc::Receiver<Input>) {
-        let (inbox, events) = mpsc::channel(INBOX);
-        let room = Arc::new(Semaphore::new(ROOM_KIB as usize));
-        (Self { inbox, room, ids: Arc::new(AtomicU64::new(1)), store, specs, limits, leading }, events)
-    }
-
-    fn id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Makes a call. Its answer comes after everything that it saw is durable (rule C5).
-    ///
-    /// # Errors
-    /// [`ShellError::NotLeading`]: whether the call took effect is not known; making it again is safe.
-    pub async fn call(&self, event: impl FnOnce(CallId) -> Event + Send) -> Result<Answer, ShellError> {
-        let id = CallId(self.id());
-        let (reply, answer) = oneshot::channel();
-        self.send(Input::Call(id, event(id), reply)).await?;
-        answer.await.map_err(|_| ShellError::NotLeading)
-    }
-
-    /// Runs the records again that the filter and its status choose.
-    ///
-    /// # Errors
-    /// As [`Shell::call`].
-    pub async fn retry(&self, actor: Arc<str>, id: JobId, reopen: bool, filter: Filter) -> Result<Answer, ShellError> {
-        let call = JobCall { call: CallId(self.id()), actor, id, reason: String::new() };
-        let (reply, answer) = oneshot::channel();
-        self.send(Input::Retry(call, reopen, filter, reply)).await?;
-        answer.await.map_err(|_| ShellError::NotLeading)
-    }
-
-    /// Hands in what an agent said.
-    ///
-    /// # Errors
-    /// [`ShellError::NotLeading`].
-    pub async fn event(&self, event: Event) -> Result<(), ShellError> {
-        let kib = match &event {
-            Event::Report(report) => u32::try_from(report.body.bytes() >> 10).unwrap_or(u32::MAX).max(1),
-            _ => 0,
-        };
-        let room = self.room.clone().acquire_many_owned(kib.min(ROOM_KIB)).await;
-        self.send(Input::Event(event, room.map_err(|_| ShellError::NotLeading)?)).await
-    }
-
-    /// A new stream of an agent, and what it is to be told.
-    ///
-    /// # Errors
-    /// [`ShellError::NotLeading`].
-    pub async fn open_stream(&self) -> Result<(StreamId, mpsc::Receiver<ToAgent>), ShellError> {
-        let stream = StreamId(self.id());
-        let (to_agent, told) = mpsc::channel(MAX_QUEUED_FOR_AGENT);
-        self.send(Input::Open(stream, to_agent)).await?;
-        Ok((stream, told))
-    }
-
-    async fn send(&self, input: Input) -> Result<(), ShellError> {
-        self.inbox.send(input).await.map_err(|_| ShellError::NotLeading)
-    }
-
-    /// Durable reads.
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
-    }
-    /// The frozen specification of a job; `None` if there is no such job.
-    ///
-    /// # Errors
-    /// The tables can't be read.
-    pub async fn spec(&self, job: &JobId) -> Result<Option<Arc<JobInput>>, ShellError> {
-        Ok(self.specs.get(job).await?)
-    }
-    /// Sizes that the edge holds to.
-    pub fn limits(&self) -> Limits {
-        self.limits
-    }
-    /// Who leads; changes as it does.
-    pub fn leading(&self) -> watch::Receiver<Leading> {
-        self.leading.clone()
-    }
-}
-
 /// Why the task that owns the core came to its end.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -205,8 +54,8 @@ pub(crate) enum Ended {
     Stopped,
     /// Memory is to be rebuilt from the tables under a new epoch.
     Rebuild(String),
-    /// The database refuses a batch for good (rule C7); the token of the report in it, if it is known.
-    Refused(Option<FencingToken>, String),
+    /// The database refuses a batch for good (rule C7); whose it was, if it stood alone in it.
+    Refused(Option<Culprit>, String),
     /// Another coordinator leads.
     Deposed(Epoch),
 }
@@ -214,7 +63,7 @@ pub(crate) enum Ended {
 /// What waits for a moment at which nothing is filling and nothing in flight, to read the tables (rule C10).
 enum Lookup {
     Report(Report),
-    Retry(JobCall, bool, Filter),
+    Retry(RetryPage),
 }
 
 /// The task that owns the core.
@@ -225,7 +74,7 @@ pub(crate) struct Owner<'a> {
     store: Arc<dyn Store>,
     specs: Arc<Specs>,
     leading: &'a watch::Sender<Leading>,
-    refused: &'a refused::Refused,
+    refused: &'a Refused,
     committing: Option<JoinHandle<Result<Committed, CommitError>>>,
     committing_since: Millis,
     /// Room that is given back when the batch of that number is durable.
@@ -237,10 +86,10 @@ pub(crate) struct Owner<'a> {
     /// The last commit was found by reading: only a later one proves it (rule C4).
     unproven: bool,
     streams: BTreeMap<StreamId, mpsc::Sender<ToAgent>>,
-    calls: BTreeMap<CallId, oneshot::Sender<Answer>>,
+    calls: BTreeMap<CallId, Reply>,
     lookups: VecDeque<Lookup>,
-    /// The last report that was stepped: the culprit, where events are committed one by one.
-    last_report: Option<FencingToken>,
+    /// Whose event was taken in last: the culprit, where events are committed one by one.
+    last: Option<Culprit>,
 }
 
 impl<'a> Owner<'a> {
@@ -251,7 +100,7 @@ impl<'a> Owner<'a> {
         store: Arc<dyn Store>,
         specs: Arc<Specs>,
         leading: &'a watch::Sender<Leading>,
-        refused: &'a refused::Refused,
+        refused: &'a Refused,
     ) -> Self {
         Self {
             log: Log::new(core.epoch()),
@@ -271,7 +120,7 @@ impl<'a> Owner<'a> {
             streams: BTreeMap::new(),
             calls: BTreeMap::new(),
             lookups: VecDeque::new(),
-            last_report: None,
+            last: None,
         }
     }
 
@@ -341,13 +190,15 @@ impl<'a> Owner<'a> {
                     self.step(event).await?;
                     self.rooms.push_back((self.log.sealed().next(), room));
                 }
-                Input::Call(id, event, reply) => {
+                Input::Call(id, event, room, reply) => {
                     self.calls.insert(id, reply);
+                    self.last = Some(Culprit::Call(id));
                     self.step(event).await?;
+                    self.rooms.push_back((self.log.sealed().next(), room));
                 }
-                Input::Retry(call, reopen, filter, reply) => {
-                    self.calls.insert(call.call, reply);
-                    self.lookups.push_back(Lookup::Retry(call, reopen, filter));
+                Input::Retry(page, reply) => {
+                    self.calls.insert(page.by.call, reply);
+                    self.lookups.push_back(Lookup::Retry(page));
                 }
                 Input::Open(stream, to_agent) => {
                     self.streams.insert(stream, to_agent);
@@ -378,7 +229,7 @@ impl<'a> Owner<'a> {
     /// returned beside its event, should the core ask for the past of its token.
     async fn complete(&mut self, event: Event) -> Result<(Event, Option<Report>), Ended> {
         let Event::Report(mut report) = event else { return Ok((event, None)) };
-        self.last_report = Some(report.token.fencing);
+        self.last = Some(Culprit::Report(report.token.fencing));
         if let Some(body) = self.refused.instead_of(report.token.fencing, &report.body) {
             report.body = body;
         }
@@ -388,7 +239,7 @@ impl<'a> Owner<'a> {
                 Some(spec) => Some(spec),
                 None => self.specs.get(&job.clone()).await.map_err(|e| Ended::Rebuild(e.to_string()))?,
             };
-            report.leased_input = spec.and_then(|s| s.input(cell)).map(|input| refused::sha256(&input));
+            report.leased_input = spec.and_then(|s| s.input_digest(cell));
         }
         let kept = report.clone();
         Ok((Event::Report(report), Some(kept)))
@@ -416,8 +267,7 @@ impl<'a> Owner<'a> {
                 self.committing = Some(tokio::spawn(commit(self.store.clone(), sealed, self.leading.clone())));
             }
         }
-        self.open_outboxes();
-        Ok(())
+        self.open_outboxes()
     }
 
     fn assign(&mut self) -> Result<(), Ended> {
@@ -448,13 +298,17 @@ impl<'a> Owner<'a> {
                     self.lookups.push_back(Lookup::Report(report));
                 }
                 Lookup::Report(mut report) => {
-                    let past = self.store.past(report.token.fencing).await;
+                    let past = again(|| self.store.past(report.token.fencing)).await;
                     report.past = Some(past.map_err(|e| Ended::Rebuild(e.to_string()))?);
                     self.step(Event::Report(report)).await?;
                 }
-                Lookup::Retry(by, reopen, filter) => {
-                    let records = self.store.records_for_retry(&by.id, &filter).await;
+                Lookup::Retry(RetryPage { by, reopen, filter, after, ends }) => {
+                    let records = again(|| self.store.records_for_retry(&by.id, after, RETRY_PAGE, &filter)).await;
                     let records = records.map_err(|e| Ended::Rebuild(e.to_string()))?;
+                    let full = records.len() == RETRY_PAGE as usize;
+                    // A caller that has gone away wants no further page.
+                    let _gone = ends.send(records.last().filter(|_| full).map(|(cell, _, _)| *cell));
+                    self.last = Some(Culprit::Call(by.call));
                     self.step(Event::Retry(Retry { by, reopen, records })).await?;
                     return Ok(());
                 }
@@ -464,7 +318,6 @@ impl<'a> Owner<'a> {
     }
 
     fn committed(&mut self, done: Result<Committed, CommitError>) -> Result<(), Ended> {
-        use semel_core::tables::Refused;
         match done {
             Ok(proof) => {
                 self.leading.send_replace(Leading { at: Some((proof.epoch(), proof.seq())), stalled: false });
@@ -476,29 +329,43 @@ impl<'a> Owner<'a> {
                 self.refused.committed();
                 Ok(())
             }
-            Err(CommitError::Refused(Refused::AlreadyApplied)) => {
+            Err(CommitError::Refused(tables::Refused::AlreadyApplied)) => {
                 self.unproven = true;
                 Ok(())
             }
-            Err(CommitError::Refused(Refused::Deposed(epoch))) => Err(Ended::Deposed(epoch)),
+            Err(CommitError::Refused(tables::Refused::Deposed(epoch))) => Err(Ended::Deposed(epoch)),
             Err(CommitError::Lasting(source)) => {
-                let culprit = self.last_report.filter(|_| self.refused.one_by_one());
-                Err(Ended::Refused(culprit, source.to_string()))
+                let culprit = self.last.take().filter(|_| self.refused.one_by_one());
+                let why = source.to_string();
+                for (id, reply) in std::mem::take(&mut self.calls) {
+                    let is_culprit = culprit == Some(Culprit::Call(id));
+                    let _gone =
+                        reply.send(Err(if is_culprit { Unanswered::Refused(why.clone()) } else { Unanswered::Again }));
+                }
+                Err(Ended::Refused(culprit, why))
             }
             Err(error) => Err(Ended::Rebuild(error.to_string())),
         }
     }
 
-    fn open_outboxes(&mut self) {
+    fn open_outboxes(&mut self) -> Result<(), Ended> {
         while let Some(outbox) = self.outboxes.pop_front() {
             match outbox.open(&self.proof) {
-                Ok(items) => items.into_iter().for_each(|out| self.say(out)),
+                Ok(items) => {
+                    let said = Event::said(&items);
+                    items.into_iter().for_each(|out| self.say(out));
+                    if let Some(said) = said {
+                        // It only tells the time from: there is no batch and no outbox to take on.
+                        self.core.step(self.clock.now(), said).map_err(|broken| Ended::Rebuild(broken.0))?;
+                    }
+                }
                 Err(closed) => {
                     self.outboxes.push_front(closed);
-                    return;
+                    break;
                 }
             }
         }
+        Ok(())
     }
 
     fn say(&mut self, out: Out) {
@@ -506,7 +373,7 @@ impl<'a> Owner<'a> {
             Out::Answer(call, answer) => {
                 if let Some(reply) = self.calls.remove(&call) {
                     // A caller that has gone away needs no answer.
-                    let _gone = reply.send(answer);
+                    let _gone = reply.send(Ok(answer));
                 }
             }
             Out::Agent(stream, message) => {
@@ -547,6 +414,19 @@ async fn commit(
             tracing::warn!(epoch = sealed.epoch.get(), seq = sealed.seq.0, %error, ?wait, "a commit is tried again");
             leading.send_modify(|l| l.stalled = true);
         })
+        .await
+}
+
+/// A read that the whole coordinator waits for: tried again for some seconds, within the time of a session.
+async fn again<T, F: Future<Output = Result<T, ReadError>>>(read: impl FnMut() -> F) -> Result<T, ReadError> {
+    let backoff = ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(1))
+        .with_max_times(6);
+    read.retry(backoff)
+        .when(ReadError::is_transient)
+        .notify(|error, wait| tracing::warn!(%error, ?wait, "a read is tried again"))
         .await
 }
 

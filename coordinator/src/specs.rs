@@ -7,10 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use semel_core::{
-    id::{Cell, JobId},
+    id::{Cell, Digest, JobId},
     matrix::Matrix,
 };
 use semel_spec::Resolved;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     jobspec::{self, JobSpecError},
@@ -41,6 +42,10 @@ impl JobInput {
     /// The frozen input of a cell: canonical JSON (promise 8). `None` beyond the matrix.
     pub fn input(&self, cell: Cell) -> Option<Bytes> {
         jobspec::input(&self.resolved, &self.matrix, cell)
+    }
+    /// SHA-256 of the frozen input, as an agent is to report it.
+    pub fn input_digest(&self, cell: Cell) -> Option<Digest> {
+        self.input(cell).map(|input| Digest(Sha256::digest(&input).into()))
     }
 }
 

@@ -6,6 +6,8 @@ mod agent;
 mod bad_jobs;
 #[path = "services/operator.rs"]
 mod operator;
+#[path = "services/retries.rs"]
+mod retries;
 #[path = "services/server.rs"]
 mod server;
 #[path = "services/wrong.rs"]
@@ -250,6 +252,7 @@ async fn a_cell_that_a_job_does_not_have_is_named_by_the_part_that_is_wrong() {
         ("eu", "m9", "q1", 0, "no model \"m9\""),
         ("us", "m1", "q1", 0, "region \"us\""),
         ("eu", "m1", "q9", 0, "no question \"q9\""),
+        ("eu", "m1", "q1x", 0, "did you mean \"q1\"?"),
         ("eu", "m1", "q1", 1, "0 to 0"),
     ] {
         let key = pb::ExecutionKey {
@@ -354,6 +357,28 @@ async fn an_output_over_the_limit_fails_its_cell_and_nothing_beside_it() {
         (&b"\0\xff34"[..], "400"),
         "cut to its limit, else as it was"
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_that_breaks_the_contract_ends_its_attempt_and_not_the_stream() {
+    let server = Server::start().await;
+    let mut broken = spec(&["bad", "good"], &["m"], &["eu"]);
+    broken.policy = Some(pb::Policy { attempts: Some(1), ..Default::default() });
+    server.submit("j", broken).await.unwrap();
+    let _agent = Agent::start(&server, "eu", &["m"], 1, |key| match key.question.as_str() {
+        "good" => success("yes"),
+        _ => Some(pb::report::Outcome::Failure(pb::Failure { reason: 99, ..Default::default() })),
+    })
+    .await;
+    assert_eq!(server.ended("j").await.counts.unwrap().failed, 1);
+    let records = server.records("j").await;
+    let [bad, good] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(&good.output[..], b"yes", "on the same stream, and after it");
+    let failed = bad.failure.as_ref().unwrap();
+    assert_eq!(failed.reason(), pb::FailureReason::BadReport);
+    let words = String::from_utf8_lossy(&failed.message);
+    assert!(words.contains("failure.reason") && words.contains("99") && words.contains("failure.stage"), "{words}");
     server.stop().await;
 }
 
@@ -526,45 +551,5 @@ async fn a_watch_shows_the_end_and_then_ends() {
     }
     assert_eq!(last.unwrap().state(), pb::JobState::Cancelled);
     assert_eq!(server.ended("j").await.counts.unwrap().not_run, 4, "a watch of what is over is one picture");
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn a_retry_names_its_status_and_moves_what_it_chose() {
-    let server = Server::start().await;
-    server.submit("j", base()).await.unwrap();
-    let agent = Agent::start(&server, "eu", &["m1", "m2"], 4, |_| failure(b"no")).await;
-    assert_eq!(server.ended("j").await.counts.unwrap().failed, 4);
-    drop(agent);
-    let retry = |status: i32, models: &[&str]| {
-        let filter = pb::CellFilter { models: models.iter().map(|m| (*m).into()).collect(), ..Default::default() };
-        pb::RetryJobRequest { job_id: "j".into(), status, filter: Some(filter), ..Default::default() }
-    };
-    for (status, models, named) in
-        [(0, &[][..], &["status"][..]), (9, &[], &["status"]), (0, &["m9"], &["status", "filter.models[0]"])]
-    {
-        let refused = server.jobs().retry_job(retry(status, models)).await.unwrap_err();
-        assert_eq!(fields(&refused), named, "{}", refused.message());
-    }
-    let retried = server.jobs().retry_job(retry(2, &["m1"])).await.unwrap().into_inner();
-    let counts = retried.job.unwrap().counts.unwrap();
-    assert_eq!((retried.retried, counts.recorded, counts.pending), (2, 2, 2));
-    let request = |page_size, page_token| pb::ListAttemptsRequest {
-        job_id: "j".into(),
-        page_size,
-        page_token,
-        ..Default::default()
-    };
-    let first = server.jobs().list_attempts(request(1, String::new())).await.unwrap().into_inner();
-    let second = server.jobs().list_attempts(request(1, first.next_page_token)).await.unwrap().into_inner();
-    assert_eq!(second.next_page_token, "");
-    for attempt in first.attempts.iter().chain(&second.attempts) {
-        assert_eq!((attempt.kind(), attempt.status()), (pb::AttemptKind::Replaced, pb::ExecutionStatus::Failed));
-        assert_eq!(&attempt.failure.as_ref().unwrap().message[..], b"no");
-    }
-    let key = first.attempts[0].key.clone();
-    let one = server.jobs().get_execution(pb::GetExecutionRequest { key }).await.unwrap().into_inner();
-    assert_eq!((&one.execution, one.attempts.len()), (&None, 1));
-    assert_ne!(one.wait_reason(), pb::WaitReason::Unspecified);
     server.stop().await;
 }

@@ -231,10 +231,12 @@ async fn a_page_is_bounded_in_bytes_and_filtered_by_every_axis() {
     let cells: Vec<_> = page(None, filter.clone()).await.iter().map(|e| e.cell.0).collect();
     assert_eq!(cells, [19, 23]);
     assert_eq!(page(Some(Cell(19)), filter.clone()).await.len(), 1);
-    let retry = both.store.records_for_retry(&job.id, &filter).await.unwrap();
+    let retry = both.store.records_for_retry(&job.id, None, 9, &filter).await.unwrap();
     assert_eq!(retry, [19, 23].map(|c| (Cell(c), leases.first.offset(c), 1)));
+    let second = both.store.records_for_retry(&job.id, Some(Cell(19)), 1, &filter).await.unwrap();
+    assert_eq!(second, retry[1..]);
     let none = Filter { status: Some(semel_core::words::Status::Failed), ..filter };
-    assert!(both.store.records_for_retry(&job.id, &none).await.unwrap().is_empty());
+    assert!(both.store.records_for_retry(&job.id, None, 9, &none).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -306,15 +308,14 @@ fn child(test: &str, path: &Path) -> Child {
         .unwrap()
 }
 
-/// The database of a child's parent; `None` where the test is nobody's child: then it is over at once.
+/// The database of a parent that runs this test again as its child; `None` in the parent.
 fn child_database() -> Option<PathBuf> {
     std::env::var_os(CHILD).map(PathBuf::from)
 }
 
-#[tokio::test]
-async fn child_that_commits_without_end() {
-    let Some(path) = child_database() else { return };
-    let store = SqliteStore::open(&path).await.unwrap();
+/// As a child.
+async fn commit_without_end(path: &Path) {
+    let store = SqliteStore::open(path).await.unwrap();
     let epoch = store.campaign().await.unwrap();
     let job = job("crash", &spec(100, 1_000));
     let mut last = None;
@@ -342,10 +343,13 @@ fn acknowledged(child: &mut Child, at_least: u64) -> u64 {
 
 #[tokio::test]
 async fn p5_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there() {
+    if let Some(path) = child_database() {
+        return commit_without_end(&path).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     for round in 1..=3u64 {
         let path = dir.path().join(format!("{round}.db"));
-        let mut process = child("child_that_commits_without_end", &path);
+        let mut process = child("p5_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there", &path);
         let seen = acknowledged(&mut process, 40 * round);
         process.kill().unwrap();
         process.wait().unwrap();
@@ -361,10 +365,9 @@ async fn p5_what_was_acknowledged_survives_kill_9_and_nothing_is_half_there() {
     }
 }
 
-#[tokio::test]
-async fn child_that_opens() {
-    let Some(path) = child_database() else { return };
-    match SqliteStore::open(&path).await {
+/// As a child.
+async fn open_and_say(path: &Path) {
+    match SqliteStore::open(path).await {
         Ok(_) => println!("opened"),
         Err(error) => println!("refused: {error}"),
     }
@@ -372,10 +375,14 @@ async fn child_that_opens() {
 
 #[tokio::test]
 async fn l5_a_second_process_is_refused_and_told_who_holds_the_store() {
+    if let Some(path) = child_database() {
+        return open_and_say(&path).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = database(&dir);
     let says = || {
-        let output = child("child_that_opens", &path).wait_with_output().unwrap();
+        let output =
+            child("l5_a_second_process_is_refused_and_told_who_holds_the_store", &path).wait_with_output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let store = SqliteStore::open(&path).await.unwrap();

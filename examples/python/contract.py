@@ -1,4 +1,7 @@
-"""The contract of a running coordinator, read through reflection: no generated code."""
+"""The contract of a running coordinator, read through reflection: no generated code.
+
+Wants: pip install grpcio grpcio-reflection
+"""
 import json
 import pathlib
 

@@ -327,6 +327,9 @@ fn cells(spec: &JobSpec, c: &mut Collector<'_>) -> u32 {
     }
 }
 
+/// Known names that an unknown one is compared with, at most.
+const MAX_COMPARED: usize = 10_000;
+
 /// The known name that is nearest to an unknown one, if any is near.
 pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     // Comparing is quadratic in the length: what is longer than any id is no typo of one.
@@ -335,6 +338,7 @@ pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     }
     known
         .into_iter()
+        .take(MAX_COMPARED)
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance * 3 <= name.len().max(candidate.len()))
         .min_by_key(|(distance, _)| *distance)

@@ -359,7 +359,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         })
 }
 
-/// The input as DESIGN says it, put together as a tree and canonicalised whole.
+/// The input put together as a tree and canonicalised whole.
 fn slow_input(spec: &JobSpec, model: &Model, region: &str, question: &Question) -> Vec<u8> {
     let own = spec.regions.iter().find(|settings| settings.id == region);
     let system = own

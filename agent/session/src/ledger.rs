@@ -54,6 +54,8 @@ struct Finished<R> {
     fencing: u64,
     result: R,
     open: bool,
+    /// When it was last said, counted in reports; `None` if never.
+    said: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -63,8 +65,6 @@ struct HandedBack {
     reason: ReleaseReason,
     message: String,
     open: bool,
-    /// The number of the last heartbeat before the release was said on this stream.
-    said_after: Option<u64>,
 }
 
 /// What the end of a lease means for the shell.
@@ -91,8 +91,15 @@ pub(crate) struct Ledger<T, L, R> {
     results: BTreeMap<T, Finished<R>>,
     releases: BTreeMap<T, HandedBack>,
     /// Not yet said on this stream, oldest first. May name what has ended since.
-    reports_unsaid: VecDeque<T>,
     releases_unsaid: VecDeque<T>,
+    /// Results never said on any stream, oldest first. May name what has ended since.
+    reports_unsaid: VecDeque<T>,
+    /// Results said on an earlier stream and not on this one, the one said longest ago first. Their
+    /// turn comes after all that were never said, so that a report that is too large for the link
+    /// holds up nothing but itself. May name what has ended since.
+    reports_again: VecDeque<T>,
+    /// How many reports were said so far.
+    reports_said: u64,
     tally: Tally,
 }
 
@@ -107,8 +114,10 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
             occupied: 0,
             results: BTreeMap::new(),
             releases: BTreeMap::new(),
-            reports_unsaid: VecDeque::new(),
             releases_unsaid: VecDeque::new(),
+            reports_unsaid: VecDeque::new(),
+            reports_again: VecDeque::new(),
+            reports_said: 0,
             tally: Tally::default(),
         }
     }
@@ -117,7 +126,7 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
 
     /// Takes a result of an earlier process. It counts as held only once a Hello has named it.
     pub fn recover(&mut self, token: T, fencing: u64, result: R) {
-        self.results.insert(token, Finished { fencing, result, open: false });
+        self.results.insert(token, Finished { fencing, result, open: false, said: None });
     }
 
     /// Queues a lease. A token that is known already is a repeat and changes nothing.
@@ -163,7 +172,7 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
             return None;
         }
         let fencing = self.remove(token)?.fencing;
-        let finished = Finished { fencing, result, open: true };
+        let finished = Finished { fencing, result, open: true, said: None };
         self.results.insert(token.clone(), finished);
         self.reports_unsaid.push_back(token.clone());
         Some(fencing)
@@ -180,7 +189,6 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
             reason,
             message,
             open: true,
-            said_after: None,
         };
         self.releases.insert(token.clone(), release);
         self.releases_unsaid.push_back(token.clone());
@@ -197,18 +205,12 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
         true
     }
 
-    /// Heartbeat `number` was acknowledged: what was released before it has arrived.
-    pub fn confirm_releases(&mut self, number: u64) {
-        self.releases.retain(|_, release| release.said_after.is_none_or(|said| said >= number));
-    }
-
     // --- what a stream's life does ----------------------------------------------------------
 
     /// Makes Hello's two lists, held and spooled. From here on all that they name counts as held
     /// until Welcome's verdict, and all reports and releases are to be said again.
     pub fn present(&mut self) -> (Vec<Held<T>>, Vec<T>) {
         for release in self.releases.values_mut() {
-            release.said_after = None;
             if !std::mem::replace(&mut release.open, true) {
                 self.tally.add(release.fencing);
             }
@@ -219,7 +221,11 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
             }
         }
         self.releases_unsaid = self.releases.keys().cloned().collect();
-        self.reports_unsaid = self.results.keys().cloned().collect();
+        let (mut again, never): (Vec<_>, Vec<_>) =
+            self.results.iter().partition(|(_, finished)| finished.said.is_some());
+        again.sort_by_key(|(_, finished)| finished.said);
+        self.reports_again = again.into_iter().map(|(token, _)| token.clone()).collect();
+        self.reports_unsaid = never.into_iter().map(|(token, _)| token.clone()).collect();
         self.unacknowledged = self.queue.values().cloned().collect();
         let released =
             self.releases.iter().map(|(token, release)| Held { token: token.clone(), started: release.started });
@@ -292,10 +298,12 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
 
     /// The next report to say on this stream; with it the lease is held no more.
     pub fn say_report(&mut self) -> Option<(T, R)> {
-        while let Some(token) = self.reports_unsaid.pop_front() {
+        while let Some(token) = self.reports_unsaid.pop_front().or_else(|| self.reports_again.pop_front()) {
             let Some(finished) = self.results.get_mut(&token) else {
                 continue;
             };
+            finished.said = Some(self.reports_said);
+            self.reports_said += 1;
             if std::mem::take(&mut finished.open) {
                 self.tally.take(finished.fencing);
             }
@@ -304,14 +312,13 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
         None
     }
 
-    /// The next release to say on this stream, after heartbeat `number`; with it the lease is held
-    /// no more.
-    pub fn say_release(&mut self, number: u64) -> Option<(T, ReleaseReason, String)> {
+    /// The next release to say on this stream; with it the lease is held no more. It is kept, to be
+    /// said again on the next stream, until [`Ledger::end`] tells of its durable end.
+    pub fn say_release(&mut self) -> Option<(T, ReleaseReason, String)> {
         while let Some(token) = self.releases_unsaid.pop_front() {
             let Some(release) = self.releases.get_mut(&token) else {
                 continue;
             };
-            release.said_after = Some(number);
             if std::mem::take(&mut release.open) {
                 self.tally.take(release.fencing);
             }
@@ -357,6 +364,10 @@ impl<T: Ord + Clone, L, R: Clone> Ledger<T, L, R> {
 
     pub fn results(&self) -> usize {
         self.results.len()
+    }
+
+    pub fn releases(&self) -> usize {
+        self.releases.len()
     }
 
     pub fn is_queue_empty(&self) -> bool {

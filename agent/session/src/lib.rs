@@ -30,9 +30,9 @@
 //! Invariant: a result is kept until its receipt, whatever became of its lease. A run that was
 //! aborted brings no result.
 //!
-//! Invariant: a lease that is handed back is said to be so on every new stream, until a heartbeat
-//! that was sent after it on the same stream is acknowledged. There is no receipt for a release,
-//! and a started lease that is simply missing from a Hello would cost the cell an attempt.
+//! Invariant (promise 5): a lease that is handed back is listed and handed back again on every new
+//! stream, until its Revoke or Welcome's `lost` tells that its end is durable. An acknowledged
+//! heartbeat tells nothing of that: it is said before any commit (C6).
 
 mod ledger;
 mod link;
@@ -49,8 +49,9 @@ pub use types::{
     StopReason, StreamNumber, Welcome,
 };
 
-/// Leases beyond twice (slots + prefetch) plus this many are handed back as `Overloaded`: the
-/// bound of what a faulty coordinator can pile up here.
+/// Leases beyond twice (slots + prefetch) plus this many are handed back as `Overloaded`, and while
+/// as many releases wait for their Revokes none is taken at all: the bounds of what a faulty
+/// coordinator can pile up here.
 pub const LEASE_ALLOWANCE: u64 = 64;
 
 /// The machine. See the crate's documentation for how it is driven.
@@ -138,14 +139,18 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
 
     /// Heartbeat `number` arrived at a coordinator that leads.
     pub fn handle_heartbeat_ack(&mut self, stream: StreamNumber, number: u64) {
-        if self.link.is_current(stream) && self.link.acknowledged(number) {
-            self.ledger.confirm_releases(number);
+        if self.link.is_current(stream) {
+            self.link.acknowledged(number);
         }
     }
 
     /// A lease arrived. A token that is known already is a repeat and changes nothing.
     pub fn handle_lease(&mut self, stream: StreamNumber, lease: Lease<T, L>) {
         if !self.link.is_current(stream) || self.ledger.knows(&lease.token) {
+            return;
+        }
+        if self.ledger.releases() as u64 >= self.lease_limit() {
+            // Not taken and never acknowledged: the next heartbeat shows that it isn't held (S2, S4).
             return;
         }
         let token = lease.token.clone();
@@ -160,7 +165,8 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
         }
     }
 
-    /// A lease has ended: it will not start, and is aborted if it runs.
+    /// A lease has ended: it will not start, and is aborted if it runs. It is also the answer to its
+    /// release: the coordinator has made it durable.
     pub fn handle_revoke(&mut self, stream: StreamNumber, token: &T) {
         if self.link.is_current(stream) {
             self.end(token, AbortReason::Revoked);

@@ -42,6 +42,8 @@ pub(crate) struct Link {
 
     /// The number of the last heartbeat sent.
     pub heartbeat: u64,
+    /// When it was sent; before the first of a stream, when its Hello was.
+    said_at: u64,
     next_heartbeat_at: u64,
     /// Number and time of sending of the heartbeats of this stream that are not acknowledged yet.
     awaited: VecDeque<(u64, u64)>,
@@ -61,6 +63,7 @@ impl Link {
             interval_ms: DEFAULT_TTL_MS,
             orphan_limit_ms,
             heartbeat: 0,
+            said_at: now,
             next_heartbeat_at: 0,
             awaited: VecDeque::new(),
             proven_at: None,
@@ -119,7 +122,8 @@ impl Link {
         self.phase = Phase::Down { retry_at: now + wait };
     }
 
-    /// Whether the stream has to be given up: no Welcome, or no acknowledgement for too long.
+    /// Whether the stream has to be given up: no Welcome, no acknowledgement, or no room for a
+    /// heartbeat, for too long.
     pub fn is_dead(&self, now: u64) -> bool {
         self.dead_at().is_some_and(|at| now >= at)
     }
@@ -129,8 +133,11 @@ impl Link {
             Phase::Down { .. } => None,
             Phase::Dialling { since } | Phase::Greeting { since, .. } => Some(since + GREETING_LIMIT_MS),
             Phase::Up => {
-                let (_, sent_at) = self.awaited.front()?;
-                Some(sent_at.saturating_add(self.silence_limit_ms()))
+                let unanswered = self.awaited.front().map(|(_, at)| at.saturating_add(self.silence_limit_ms()));
+                // While a large report is on its way there is no room behind it, and no answer is
+                // missed. But after a TTL without a heartbeat the coordinator has ended the session.
+                let unsaid = self.said_at.saturating_add(self.ttl_ms.max(self.interval_ms.saturating_mul(2)));
+                Some(unanswered.map_or(unsaid, |at| at.min(unsaid)))
             }
         }
     }
@@ -155,6 +162,7 @@ impl Link {
         self.ttl_ms = ttl_ms.max(1);
         self.interval_ms = interval_ms.max(1);
         self.next_heartbeat_at = hello_at;
+        self.said_at = hello_at;
         // A session that is told of for the first time, or again after its end, lives from its
         // Hello on. One that still lives is prolonged by acknowledged heartbeats only: a Welcome
         // can be said by a coordinator that no longer leads.
@@ -176,6 +184,7 @@ impl Link {
     /// Numbers a heartbeat that is sent now.
     pub fn beat(&mut self, now: u64) -> u64 {
         self.heartbeat += 1;
+        self.said_at = now;
         self.next_heartbeat_at = now + self.interval_ms;
         if self.awaited.len() == MAX_UNACKNOWLEDGED_HEARTBEATS {
             // The front stays: the silence of the coordinator is counted from it.
@@ -185,8 +194,8 @@ impl Link {
         self.heartbeat
     }
 
-    /// Heartbeat `number` was acknowledged. Gives `false` if it wasn't one of this stream.
-    pub fn acknowledged(&mut self, number: u64) -> bool {
+    /// Heartbeat `number` was acknowledged, and with it those before it.
+    pub fn acknowledged(&mut self, number: u64) {
         let mut sent = None;
         while let Some((awaited, at)) = self.awaited.front().copied()
             && awaited <= number
@@ -198,7 +207,6 @@ impl Link {
             self.proven_at = Some(self.proven_at.map_or(at, |proven| proven.max(at)));
             self.failures = 0;
         }
-        sent.is_some()
     }
 
     // --- what is proven ---------------------------------------------------------------------

@@ -47,11 +47,7 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
         if self.link.is_heartbeat_due(now) {
             return Some(self.heartbeat(now));
         }
-        if let Some((token, reason, message)) = self.ledger.say_release(self.link.heartbeat) {
-            if self.stopping.is_some() {
-                // The end waits for the confirmation.
-                self.link.hurry_heartbeat();
-            }
+        if let Some((token, reason, message)) = self.ledger.say_release() {
             return Some(Message::Release { token, reason, message });
         }
         if let Some(states) = self.model_states() {

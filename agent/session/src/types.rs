@@ -67,21 +67,22 @@ pub enum Message<T, R> {
     Hello {
         /// Slots now; 0 drains.
         slots: u32,
-        /// Leases held, and those whose release is not confirmed yet.
+        /// Leases held, and those that were handed back and have no Revoke yet.
         held: Vec<Held<T>>,
         /// Leases whose results wait for a receipt.
         spooled: Vec<T>,
     },
     /// A sign of life.
     Heartbeat(Heartbeat),
-    /// What became of an attempt; repeated on each new stream until its receipt comes.
+    /// What became of an attempt; repeated on each new stream until its receipt comes, and then
+    /// after those that were never said.
     Report {
         /// The lease token.
         token: T,
         /// The report.
         result: R,
     },
-    /// A lease handed back; repeated on each new stream until it is confirmed.
+    /// A lease handed back; repeated on each new stream until its Revoke comes.
     Release {
         /// The lease token.
         token: T,

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use semel_session::{
-    Action, GoAway, Heartbeat, Lease, Message, Recovered, ReleaseReason, Session, Settings, StopReason, Welcome,
+    Action, GoAway, Heartbeat, LEASE_ALLOWANCE, Lease, Message, Recovered, ReleaseReason, Session, Settings,
+    StopReason, Welcome,
 };
 
 const TTL: u64 = 1_000;
 const INTERVAL: u64 = 200;
+/// Far more than a machine has to do and to say at one time: a test that loops fails, and does not hang.
+const ENDLESS: usize = 100_000;
 
 /// Something that happens. Numbers choose among what is there, modulo its count.
 #[derive(Clone, Debug)]
@@ -24,6 +27,7 @@ enum Event {
     Stale(usize),
     Revoke(usize),
     Receipt(usize),
+    Released(usize),
     AskHeld,
     Finish(usize),
     Release(usize),
@@ -47,6 +51,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<usize>().prop_map(Event::Stale),
         2 => any::<usize>().prop_map(Event::Revoke),
         3 => any::<usize>().prop_map(Event::Receipt),
+        3 => any::<usize>().prop_map(Event::Released),
         1 => Just(Event::AskHeld),
         5 => any::<usize>().prop_map(Event::Finish),
         2 => any::<usize>().prop_map(Event::Release),
@@ -106,6 +111,10 @@ struct World {
     ended: BTreeSet<u64>,
     spooled: BTreeSet<u64>,
     reported_here: BTreeSet<u64>,
+    /// Releases that the coordinator has handled on this stream, and not answered yet.
+    released_here: BTreeSet<u64>,
+    /// Arrived at the machine, and not told of its end.
+    known: BTreeSet<u64>,
     stopped: Option<StopReason>,
 }
 
@@ -140,6 +149,8 @@ impl World {
             ended: BTreeSet::new(),
             spooled: old,
             reported_here: BTreeSet::new(),
+            released_here: BTreeSet::new(),
+            known: BTreeSet::new(),
             stopped: None,
         }
     }
@@ -164,36 +175,7 @@ impl World {
                 self.proven_at = self.proven_at.max(Some(sent_at));
                 self.machine.handle_heartbeat_ack(stream, number);
             }
-            Event::Leases(count) if self.welcomed => {
-                for _ in 0..count {
-                    self.next_token += 1;
-                    self.ever.insert(self.next_token);
-                    self.live.insert(self.next_token);
-                    self.lease(stream, self.next_token);
-                }
-            }
-            Event::Repeat(n) if self.welcomed => {
-                // A lease that is still live may come twice; one that ended never does (C9).
-                let held: Vec<u64> = self.machine.held().iter().map(|held| held.token).collect();
-                if let Some(token) = pick(held.iter(), n) {
-                    self.lease(stream, token);
-                }
-            }
             Event::Stale(n) if stream > 1 => self.come_late(stream - 1, n),
-            Event::Revoke(n) if self.welcomed => {
-                if let Some(token) = pick(self.live.iter(), n) {
-                    self.live.remove(&token);
-                    self.revoked.insert(token);
-                    self.machine.handle_revoke(stream, &token);
-                }
-            }
-            Event::Receipt(n) if self.welcomed => {
-                if let Some(token) = pick(self.reported_here.iter(), n) {
-                    self.flush_pipe();
-                    self.machine.handle_receipt(stream, &token);
-                }
-            }
-            Event::AskHeld if self.welcomed => self.machine.handle_held_request(stream),
             Event::Finish(n) => {
                 if let Some(token) = self.end_run(n) {
                     self.machine.handle_finished(&token, token);
@@ -206,15 +188,60 @@ impl World {
                 }
             }
             Event::SpoolRoom(room) => self.machine.handle_spool_room(room),
-            Event::Drain if self.welcomed => self.machine.handle_drain(stream),
             Event::Shutdown(grace) => self.machine.handle_shutdown(self.now, grace),
-            Event::GoAway if self.welcomed => {
-                self.machine.handle_go_away(self.now, stream, GoAway::Superseded);
-            }
             Event::Poll { messages } => self.poll(messages),
+            _ if self.welcomed => self.be_told(event),
             _ => {}
         }
         self.machine.check();
+    }
+
+    /// What only a coordinator that has greeted says.
+    fn be_told(&mut self, event: &Event) {
+        let stream = self.stream();
+        match *event {
+            Event::Leases(count) => {
+                for _ in 0..count {
+                    self.next_token += 1;
+                    self.ever.insert(self.next_token);
+                    self.live.insert(self.next_token);
+                    self.known.insert(self.next_token);
+                    self.lease(stream, self.next_token);
+                    self.look_whether_taken(self.next_token);
+                }
+            }
+            Event::Repeat(n) => {
+                // A lease that is still live may come twice; one that ended never does (C9).
+                let held: Vec<u64> = self.machine.held().iter().map(|held| held.token).collect();
+                if let Some(token) = pick(held.iter(), n) {
+                    self.lease(stream, token);
+                }
+            }
+            Event::Revoke(n) => {
+                if let Some(token) = pick(self.live.iter(), n) {
+                    self.live.remove(&token);
+                    self.revoked.insert(token);
+                    self.known.remove(&token);
+                    self.machine.handle_revoke(stream, &token);
+                }
+            }
+            Event::Receipt(n) => {
+                if let Some(token) = pick(self.reported_here.iter(), n) {
+                    self.flush_pipe();
+                    self.machine.handle_receipt(stream, &token);
+                }
+            }
+            Event::Released(n) => {
+                self.flush_pipe();
+                if let Some(token) = pick(self.released_here.iter(), n) {
+                    self.answer_release(token);
+                }
+            }
+            Event::AskHeld => self.machine.handle_held_request(stream),
+            Event::Drain => self.machine.handle_drain(stream),
+            Event::GoAway => self.machine.handle_go_away(self.now, stream, GoAway::Superseded),
+            _ => {}
+        }
     }
 
     /// The stream breaks; the coordinator has handled some of what was on it.
@@ -248,6 +275,17 @@ impl World {
         Some(token)
     }
 
+    /// A lease is taken or, while very many releases have no answer, not at all: the coordinator finds
+    /// that by the count of the next heartbeat.
+    fn look_whether_taken(&mut self, token: u64) {
+        if self.machine.is_up() && self.machine.held().iter().all(|held| held.token != token) {
+            let known = self.known.len() as u64;
+            assert!(known > LEASE_ALLOWANCE, "a lease is not taken, and only {known} have no durable end");
+            self.live.remove(&token);
+            self.known.remove(&token);
+        }
+    }
+
     fn lease(&mut self, stream: u64, token: u64) {
         let lease = Lease { token, fencing: token, work: token };
         self.machine.handle_lease(stream, lease);
@@ -266,7 +304,8 @@ impl World {
                 self.revoked.insert(token);
             }
         }
-        let lost = listed.difference(&self.live).copied().collect();
+        let lost: Vec<u64> = listed.difference(&self.live).copied().collect();
+        lost.iter().for_each(|token| _ = self.known.remove(token));
         self.welcomed = true;
         self.proven_at.get_or_insert(hello_at);
         let stream = self.stream();
@@ -283,12 +322,24 @@ impl World {
         self.acknowledged.clear();
         self.announced.clear();
         self.reported_here.clear();
+        self.released_here.clear();
+    }
+
+    /// The release is durable: its Revoke says so.
+    fn answer_release(&mut self, token: u64) {
+        self.released_here.remove(&token);
+        self.known.remove(&token);
+        let stream = self.stream();
+        self.machine.handle_revoke(stream, &token);
     }
 
     /// The coordinator handles a message.
     fn coordinate(&mut self, message: &Message<u64, u64>) {
         if let Message::Report { token, .. } | Message::Release { token, .. } = message {
             self.live.remove(token);
+        }
+        if let Message::Release { token, .. } = message {
+            self.released_here.insert(*token);
         }
     }
 
@@ -303,8 +354,10 @@ impl World {
         if self.proven_at.is_some_and(|at| self.now >= at + self.orphan_limit) {
             self.proven_at = None;
         }
+        let mut turns = 0..ENDLESS;
         loop {
             while let Some(action) = self.machine.poll_action(self.now) {
+                assert!(turns.next().is_some(), "at {} there is no end of actions: {action:?}", self.now);
                 self.act(action);
                 self.machine.check();
             }
@@ -316,6 +369,7 @@ impl World {
             let Some(message) = self.machine.poll_message(self.now) else {
                 break;
             };
+            assert!(turns.next().is_some(), "at {} there is no end of messages: {message:?}", self.now);
             self.hear(message);
             self.machine.check();
         }
@@ -354,6 +408,7 @@ impl World {
             }
             Action::Spool { token, .. } => assert!(self.spooled.insert(token)),
             Action::Forget { token } => {
+                self.known.remove(&token);
                 assert!(self.spooled.remove(&token));
                 self.reported_here.remove(&token);
             }
@@ -373,6 +428,7 @@ impl World {
                     self.acknowledged.insert(held.token);
                 }
                 assert!(self.running.is_subset(&listed), "a Hello has all that runs");
+                assert!(self.known.is_subset(&listed), "P5: a lease is listed until its end is told to be durable");
                 let all = self.spooled.iter().all(|token| spooled.contains(token));
                 assert!(all, "a Hello has all results");
                 self.hello = Some((self.now, listed));
@@ -420,22 +476,24 @@ impl World {
             self.poll(usize::MAX);
             self.happen(&Event::Welcome { lost: 0 });
             self.poll(usize::MAX);
-            while !self.beats.is_empty() {
-                let skip = self.beats.len() - 1;
+            if let Some(skip) = self.beats.len().checked_sub(1) {
                 self.happen(&Event::Ack { skip });
             }
             self.poll(usize::MAX);
-            while let Some(token) = self.running.first().copied() {
-                self.running.remove(&token);
+            for token in std::mem::take(&mut self.running) {
                 self.machine.handle_finished(&token, token);
             }
             self.poll(usize::MAX);
-            // A machine that has ended hears no receipts.
-            while let (None, Some(token)) = (self.stopped, self.reported_here.first().copied()) {
+            // One receipt a report, whatever the machine makes of it: one that has ended hears none.
+            for token in std::mem::take(&mut self.reported_here) {
                 self.flush_pipe();
                 let stream = self.stream();
                 self.machine.handle_receipt(stream, &token);
                 self.poll(usize::MAX);
+            }
+            self.flush_pipe();
+            for token in std::mem::take(&mut self.released_here) {
+                self.answer_release(token);
             }
             self.poll(usize::MAX);
             self.now += 100;

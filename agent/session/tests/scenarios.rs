@@ -35,6 +35,12 @@ fn heartbeats(said: &[Said]) -> Vec<&Heartbeat> {
     said.iter().filter_map(|message| if let Message::Heartbeat(beat) = message { Some(beat) } else { None }).collect()
 }
 
+fn reports(said: &[Said]) -> Vec<u64> {
+    said.iter()
+        .filter_map(|message| if let Message::Report { token, .. } = message { Some(*token) } else { None })
+        .collect()
+}
+
 fn welcome(machine: &mut Machine, now: u64, lost: Vec<u64>) -> Vec<Said> {
     let stream = machine.stream();
     machine.handle_connected(stream);
@@ -168,23 +174,63 @@ fn results_and_releases_are_said_again_on_a_new_stream_and_held_until_then() {
 }
 
 #[test]
-fn a_release_is_repeated_until_a_later_heartbeat_is_acknowledged() {
+fn p5_a_release_is_repeated_until_its_revoke() {
     let mut machine = up(settings(1));
     lease(&mut machine, 1);
     turn(&mut machine, 1);
     machine.handle_released(&1, ReleaseReason::Misconfigured, String::new());
     turn(&mut machine, 2);
-    // Heartbeat 2 went before the release: its acknowledgement proves nothing.
-    machine.handle_heartbeat_ack(1, 2);
-    let at = redial(&mut machine, 3);
+    // A later heartbeat is acknowledged: that is said before anything is durable.
+    let (_, said) = turn(&mut machine, INTERVAL + 2);
+    machine.handle_heartbeat_ack(1, heartbeats(&said)[0].number);
+    let at = redial(&mut machine, INTERVAL + 3);
     let hello = welcome(&mut machine, at, vec![]);
     assert!(matches!(&hello[..], [Message::Hello { held, .. }] if held.len() == 1));
-    turn(&mut machine, at);
-    let (_, said) = turn(&mut machine, at + INTERVAL);
-    machine.handle_heartbeat_ack(machine.stream(), heartbeats(&said)[0].number);
-    let at = redial(&mut machine, at + INTERVAL + 1);
+    let (_, said) = turn(&mut machine, at);
+    assert!(said.iter().any(|message| matches!(message, Message::Release { token: 1, .. })), "{said:?}");
+    machine.handle_revoke(machine.stream(), &1);
+    let at = redial(&mut machine, at + 1);
     let hello = welcome(&mut machine, at, vec![]);
     assert!(matches!(&hello[..], [Message::Hello { held, .. }] if held.is_empty()));
+}
+
+#[test]
+fn a_report_that_a_stream_broke_under_lets_all_others_go_first() {
+    let mut machine = up(settings(4));
+    for token in 1..=4 {
+        lease(&mut machine, token);
+    }
+    turn(&mut machine, 1);
+    for token in 1..=3 {
+        machine.handle_finished(&token, token);
+    }
+    actions(&mut machine, 2);
+    // The first is so large that the stream breaks before there is room for another.
+    assert!(matches!(machine.poll_message(2), Some(Message::Report { token: 1, .. })));
+    let at = redial(&mut machine, 3);
+    welcome(&mut machine, at, vec![]);
+    assert!(matches!(machine.poll_message(at), Some(Message::Heartbeat(_))));
+    machine.handle_finished(&4, 4);
+    assert_eq!(reports(&turn(&mut machine, at).1), [2, 3, 4, 1], "also what is finished on this stream");
+    // Without receipts the one said longest ago is first: each has its turn.
+    let at = redial(&mut machine, at + 1);
+    welcome(&mut machine, at, vec![]);
+    assert!(matches!(machine.poll_message(at), Some(Message::Heartbeat(_))));
+    assert!(matches!(machine.poll_message(at), Some(Message::Report { token: 2, .. })));
+    let at = redial(&mut machine, at + 1);
+    welcome(&mut machine, at, vec![]);
+    assert_eq!(reports(&turn(&mut machine, at).1), [3, 4, 1, 2]);
+}
+
+#[test]
+fn a_stream_without_room_for_a_heartbeat_is_left_after_a_ttl_and_not_before() {
+    let mut machine = up(Settings { orphan_limit_ms: Some(10 * TTL), ..settings(1) });
+    let (_, said) = turn(&mut machine, INTERVAL);
+    machine.handle_heartbeat_ack(1, heartbeats(&said)[0].number);
+    // A report fills the stream: nothing more is polled, and all that was said is answered.
+    let unsaid_since = INTERVAL;
+    assert_eq!(actions(&mut machine, unsaid_since + TTL - 1), []);
+    assert_eq!(actions(&mut machine, unsaid_since + TTL), [Action::Disconnect { stream: 1 }]);
 }
 
 #[test]
@@ -306,10 +352,18 @@ fn leases_beyond_all_that_was_asked_for_are_handed_back() {
         lease(&mut machine, token);
     }
     let (_, said) = turn(&mut machine, 1);
-    let overloaded = |said: &&Said| matches!(said, Message::Release { reason: ReleaseReason::Overloaded, .. });
+    let overloaded = |said: &[Said]| {
+        let is_one = |said: &&Said| matches!(said, Message::Release { reason: ReleaseReason::Overloaded, .. });
+        said.iter().filter(is_one).count()
+    };
     let kept = 2 * (1 + 2) + semel_session::LEASE_ALLOWANCE as usize;
-    assert_eq!(said.iter().filter(overloaded).count(), 200 - kept);
+    assert_eq!(overloaded(&said), kept, "none is taken while as many wait for their Revokes");
     assert_eq!(machine.held().len(), kept);
+    machine.handle_revoke(1, &200);
+    machine.handle_revoke(1, &(kept as u64 + 1));
+    lease(&mut machine, 201);
+    lease(&mut machine, 202);
+    assert_eq!(overloaded(&turn(&mut machine, 2).1), 1, "one was answered");
 }
 
 #[test]
@@ -358,11 +412,10 @@ fn a_shutdown_ends_once_all_is_answered() {
     assert_eq!(machine.next_wake(), Some(1_010), "the grace's end");
     let (done, said) = turn(&mut machine, 1_010);
     assert!(done.contains(&Action::Abort { token: 2, reason: AbortReason::Shutdown }));
-    let [Message::Release { token: 2, reason: ReleaseReason::Draining, .. }, Message::Heartbeat(beat)] = &said[..]
-    else {
-        panic!("the release, and a heartbeat at once to have it confirmed: {said:?}")
-    };
-    machine.handle_heartbeat_ack(1, beat.number);
+    let back = Message::Release { token: 2, reason: ReleaseReason::Draining, message: String::new() };
+    assert!(said.contains(&back), "{said:?}");
+    assert_eq!(actions(&mut machine, 1_011), [], "the end waits for the release's answer");
+    machine.handle_revoke(1, &2);
     assert_eq!(actions(&mut machine, 1_011), [Action::Stop(StopReason::Done { results_left: 0 })]);
     assert_eq!(turn(&mut machine, 99_999), (vec![], vec![]));
     assert_eq!(machine.next_wake(), None);

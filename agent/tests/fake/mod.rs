@@ -199,6 +199,11 @@ impl Stream {
         Some(said)
     }
 
+    /// Reads on until the agent leaves.
+    pub fn read_on(mut self) -> JoinHandle<()> {
+        tokio::spawn(async move { while self.read().await.is_some() {} })
+    }
+
     pub async fn report(&mut self) -> pb::Report {
         self.until(|said| match said {
             Said::Report(report) => Some(report.clone()),
@@ -207,12 +212,17 @@ impl Stream {
         .await
     }
 
+    /// Waits until a lease is handed back, and answers that it is durable.
     pub async fn release(&mut self) -> pb::Release {
-        self.until(|said| match said {
-            Said::Release(release) => Some(release.clone()),
-            _ => None,
-        })
-        .await
+        let release = self
+            .until(|said| match said {
+                Said::Release(release) => Some(release.clone()),
+                _ => None,
+            })
+            .await;
+        let reason = pb::RevokeReason::Released.into();
+        self.say(Heard::Revoke(pb::Revoke { lease_token: release.lease_token.clone(), reason })).await;
+        release
     }
 
     /// Waits until a heartbeat has said that this lease starts.

@@ -77,6 +77,7 @@ pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
         spools: spools(place),
         grace: arguments.grace,
     };
+    let is_echo = plan.is_echo;
     let ended = drive::drive(&mut road, plan, &signals, &mut screen).await;
     if signals.now.is_cancelled() {
         // What was acknowledged is durable; the rest the next start finds as after a kill.
@@ -85,7 +86,7 @@ pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
         road.close().await?;
     }
     let ended = ended?;
-    let story = Story { ended: &ended, place };
+    let story = Story { ended: &ended, place, is_echo };
     if arguments.output.is_json() {
         screen.json(&story.as_json());
     } else {
@@ -105,6 +106,7 @@ fn spools(place: &Place) -> PathBuf {
 struct Story<'r> {
     ended: &'r Ended,
     place: &'r Place,
+    is_echo: bool,
 }
 
 impl Story<'_> {
@@ -148,6 +150,9 @@ impl Story<'_> {
             Some(address) => format!("at the coordinator {address}"),
             None => format!("in {}", self.place.store.display()),
         };
+        if self.is_echo {
+            screen.say("--echo: no model was asked. For a real run of this job name another --store");
+        }
         screen.say(&format!("the results are {}:", shown(&place)));
         screen.say(&format!("  {}", self.command("export", "--format csv")));
         screen.say(&format!("  {}", self.command("audit", "")));

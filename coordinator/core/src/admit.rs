@@ -31,7 +31,7 @@ impl Core {
             submitted_at: at.wall,
         };
         let no = self.next_job_no();
-        let mut job = Job::new(no, row.clone());
+        let mut job = Job::new(no, JobRow { spec: row.spec.in_memory(), ..row.clone() });
         job.turn = self.turn;
         reply(submit.call, Answer::Submitted(job.view(true), true), out);
         let detail = format!("{} cells", job.row.matrix.expected());
@@ -42,7 +42,7 @@ impl Core {
             job: Some(submit.id),
             detail,
         });
-        out.batch.jobs.push(row);
+        out.batch.job(row);
         self.insert_job(job);
         self.touch(no);
     }

@@ -121,6 +121,17 @@ impl ReportBody {
     }
 }
 
+impl StoredSpec {
+    /// Bytes of content, as they count towards a batch's bound.
+    pub fn bytes(&self) -> usize {
+        self.sent.len() + self.resolved.len()
+    }
+    /// What memory keeps of it: nothing there has use for its content, which may be many megabytes a job.
+    pub fn in_memory(&self) -> Arc<Self> {
+        Arc::new(Self { sent: Bytes::new(), resolved: Bytes::new(), input_version: self.input_version })
+    }
+}
+
 /// A specification as the tables keep it; the core passes it on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredSpec {
@@ -139,7 +150,7 @@ pub struct JobRow {
     pub id: JobId,
     /// SHA-256 of the specification as sent.
     pub digest: Digest,
-    /// The specification.
+    /// The specification; without its content where the row was loaded.
     pub spec: Arc<StoredSpec>,
     /// Its matrix. Stored within the resolved specification.
     pub matrix: Arc<Matrix>,
@@ -342,6 +353,10 @@ impl Batch {
         self.bytes
     }
 
+    pub(crate) fn job(&mut self, row: JobRow) {
+        self.bytes += row.spec.bytes();
+        self.jobs.push(row);
+    }
     pub(crate) fn record(&mut self, no: JobNo, record: Record) {
         self.touch(no, record.cell);
         self.bytes += record.body.bytes();

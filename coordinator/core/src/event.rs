@@ -49,6 +49,20 @@ pub enum Event {
     Tick,
     /// Leases may be granted: one nonce a grant, and no more grants than nonces.
     Assign(Vec<Nonce>),
+    /// The leases of an outbox that has just opened: they were handed to their streams (rule S2).
+    Said(Vec<FencingToken>),
+}
+
+impl Event {
+    /// What the shell owes the core after it has said the items of an outbox; `None` if no lease was among them.
+    pub fn said(items: &[Out]) -> Option<Self> {
+        let lease = |out: &Out| match out {
+            Out::Agent(_, ToAgent::Lease(lease)) => Some(lease.token.fencing),
+            _ => None,
+        };
+        let leases: Vec<_> = items.iter().filter_map(lease).collect();
+        (!leases.is_empty()).then_some(Self::Said(leases))
+    }
 }
 
 /// A job to admit.

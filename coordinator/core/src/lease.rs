@@ -10,7 +10,7 @@ use crate::{
     batch::{AttemptRow, Failure, GrantRow, MAX_GRANT, Outcome, Record, ReportBody, Timings},
     event::{Decision, LeaseOut, LeaseView, Out, ToAgent},
     gate::GateNo,
-    id::{AgentId, Cell, Digest, FencingToken, JobNo, LeaseToken, Millis, Nonce, Now},
+    id::{AgentId, Cell, Digest, FencingToken, Incarnation, JobNo, LeaseToken, Millis, Nonce, Now},
     job::MAX_FREE_ENDS,
     session::is_held,
     words::{AttemptKind, FailureReason, LeaseStage, ReceiptReason, RevokeReason, Stage, Status},
@@ -24,10 +24,14 @@ pub(crate) struct Lease {
     pub cell: Cell,
     pub grant: FencingToken,
     pub agent: AgentId,
+    /// The incarnation that was to receive it.
+    pub granted_to: Incarnation,
     pub attempt: u32,
     pub stage: LeaseStage,
     /// When it was granted, or restored.
     pub since: Millis,
+    /// When it was handed to its stream, by this leader.
+    pub said_at: Option<Millis>,
     /// When it is revoked if no report has come.
     pub timeout_at: Option<Millis>,
     pub gate: Option<GateNo>,
@@ -46,14 +50,14 @@ pub(crate) struct Grant {
 pub(crate) enum Loss {
     /// It did not reach its agent (rule S2): costs nothing.
     NeverArrived,
-    /// It arrived and did not start (rule S4): costs nothing.
+    /// It arrived and its living agent dropped it before it started (rule S4): costs nothing.
     NeverStarted,
     /// It died, or was dropped, by itself: counted, and can be the last.
     Culprit,
     /// It died together with others: counted, and not the last by that (rule S7).
     InCompany,
-    /// Coordinator and agent died as one process, the agent stopped or was cut off, or nobody can tell:
-    /// not counted, within a bound.
+    /// Coordinator and agent died as one process, the agent stopped or was cut off, or nobody can tell
+    /// whether it ran: not counted, within a bound.
     Nobody,
     /// It did not report within its timeout: counted.
     TimedOut,
@@ -100,7 +104,6 @@ impl Core {
             let attempt = job.history.get(&cell).map_or(1, |h| h.last + 1);
             job.note_leased(cell, token.fencing);
             session.leases.insert(token.fencing);
-            session.offered.insert((at.mono, token.fencing));
             self.gates.enter(gate, 1);
             let lease = Lease {
                 token,
@@ -108,9 +111,11 @@ impl Core {
                 cell,
                 grant: first,
                 agent: agent.clone(),
+                granted_to: session.incarnation,
                 attempt,
                 stage: LeaseStage::Offered,
                 since: at.mono,
+                said_at: None,
                 timeout_at: None,
                 gate: Some(gate),
             };
@@ -132,6 +137,21 @@ impl Core {
         self.touch(no);
     }
 
+    /// Leases were handed to their streams: from here their agent's time to acknowledge them counts
+    /// (rule S2), and not from a commit that may be slow.
+    pub(crate) fn said(&mut self, at: Now, tokens: &[FencingToken]) {
+        for token in tokens {
+            let offered = |l: &&mut Lease| l.stage == LeaseStage::Offered && l.said_at.is_none();
+            let Some(lease) = self.leases.get_mut(token).filter(offered) else {
+                continue;
+            };
+            lease.said_at = Some(at.mono);
+            if let Some(session) = self.sessions.get_mut(&lease.agent) {
+                session.offered.insert((at.mono, *token));
+            }
+        }
+    }
+
     /// A lease is further than it was; a lease never goes back.
     pub(crate) fn note_stage(&mut self, agent: &AgentId, token: FencingToken, stage: LeaseStage) {
         let Some(lease) = self.leases.get_mut(&token).filter(|l| l.agent == *agent) else {
@@ -144,7 +164,9 @@ impl Core {
             return;
         }
         let before = std::mem::replace(&mut lease.stage, stage);
-        session.offered.remove(&(lease.since, token));
+        if let Some(said) = lease.said_at {
+            session.offered.remove(&(said, token));
+        }
         match (is_held(before), is_held(stage)) {
             (false, true) => session.holds(token),
             (true, false) => session.holds_no_more(token),
@@ -177,7 +199,9 @@ impl Core {
         let lease = self.leases.remove(&token)?;
         if let Some(session) = self.sessions.get_mut(&lease.agent) {
             session.leases.remove(&token);
-            session.offered.remove(&(lease.since, token));
+            if let Some(said) = lease.said_at {
+                session.offered.remove(&(said, token));
+            }
             if is_held(lease.stage) {
                 session.holds_no_more(token);
             }
@@ -266,17 +290,27 @@ impl Core {
         let suspect = |stage| stage != LeaseStage::Acknowledged;
         let suspects = tokens.iter().filter(|t| self.leases.get(t).is_some_and(|l| suspect(l.stage))).count();
         for &token in tokens {
-            let Some(stage) = self.leases.get(&token).map(|l| l.stage) else {
+            let Some(lease) = self.leases.get(&token) else {
                 continue;
             };
-            let loss = match stage {
-                LeaseStage::Acknowledged => Loss::NeverStarted,
+            let loss = match lease.stage {
+                // It may have started since its agent was last heard: a cell that kills at once must not go
+                // round for ever, nor one run twice whose job forbids it. Once this costs nothing; most
+                // such leases only waited for a slot.
+                LeaseStage::Acknowledged if !self.had_a_free_end(lease) => Loss::Nobody,
+                LeaseStage::Acknowledged if tokens.len() > 1 => Loss::InCompany,
                 LeaseStage::Restored if self.config.embedded => Loss::Nobody,
                 _ if suspects > 1 => Loss::InCompany,
                 _ => Loss::Culprit,
             };
             self.lose(at, token, loss, out);
         }
+    }
+
+    /// Whether an earlier lease of its cell ended in this budget, and was nobody's fault.
+    fn had_a_free_end(&self, lease: &Lease) -> bool {
+        let history = self.jobs.get(&lease.job).and_then(|job| job.history.get(&lease.cell));
+        history.is_some_and(|history| history.free > 0)
     }
 
     /// A lease is lost: the cell waits again, or is recorded as failed.
@@ -424,7 +458,9 @@ fn loss_in_words(loss: Loss) -> &'static str {
         Loss::NeverStarted => "it did not start",
         Loss::Culprit => "its agent died, fell silent or dropped it",
         Loss::InCompany => "its agent died or fell silent with other leases",
-        Loss::Nobody => "nobody is at fault: its agent stopped or was cut off, or died with the coordinator",
+        Loss::Nobody => {
+            "nobody is at fault: its agent stopped, was cut off, or was not heard of since it had the lease"
+        }
         Loss::TimedOut => "no report came within the timeout",
     }
 }

@@ -212,9 +212,11 @@ impl Core {
             cell,
             grant: grant.row.first,
             agent: agent.clone(),
+            granted_to: grant.row.incarnation,
             attempt,
             stage: LeaseStage::Restored,
             since: now.mono,
+            said_at: None,
             timeout_at: None,
             gate: None,
         };
@@ -232,7 +234,7 @@ impl Core {
             Event::Heartbeat(beat) => self.heartbeat(at, beat, to),
             Event::Held(held) => self.held(at, held, to),
             Event::Report(report) => self.report(at, report, to),
-            Event::Release(release) => self.release(at, release, None, to),
+            Event::Release(release) => self.handed_back(at, release, to),
             Event::ModelStates(states) => self.model_states(states),
             Event::StreamClosed(stream) => self.stream_closed(stream),
             Event::Cancel(call) => self.cancel(at, call, to),
@@ -242,6 +244,7 @@ impl Core {
             Event::Query(call, query) => self.query(at, call, query, to),
             Event::Tick => self.tick(at, to),
             Event::Assign(nonces) => self.assign(at, nonces, to),
+            Event::Said(tokens) => self.said(at, &tokens),
         }
         self.invariants()?;
         Ok(out)

@@ -18,7 +18,10 @@ use crate::{
     id::{AgentId, Digest, LeaseToken, Now, StreamId},
     job::MAX_FREE_ENDS,
     lease::{Lease, Loss, Noted},
-    words::{AttemptKind, FailureReason, LeaseStage, ReceiptKind, ReceiptReason, RegionBasis, ReleaseReason, Stage},
+    words::{
+        AttemptKind, FailureReason, LeaseStage, ReceiptKind, ReceiptReason, RegionBasis, ReleaseReason, RevokeReason,
+        Stage,
+    },
 };
 
 /// Refused reports that the history keeps for one token; more are refused all the same.
@@ -195,6 +198,19 @@ impl Core {
         };
         self.release(at, release, Some(report.body.clone()), out);
         answer(report, ReceiptKind::Retrying, None, None, out);
+    }
+
+    /// A lease is handed back. Its agent lists it as held until it is told, durably, of its end (promise 5):
+    /// a leader that died before the release was committed leaves a lease that its agent still knows.
+    pub(crate) fn handed_back(&mut self, at: Now, release: Release, out: &mut Decision) {
+        let Some(agent) = self.streams.get(&release.stream) else {
+            return;
+        };
+        let (stream, token) = (release.stream, release.token);
+        let live = self.live(agent, token).is_some();
+        self.release(at, release, None, out);
+        let reason = if live { RevokeReason::Released } else { RevokeReason::NotLive };
+        out.outbox.push(Out::Agent(stream, ToAgent::Revoke(token, reason)));
     }
 
     /// A lease handed back (rule S7): uncounted unless it started, and never a fault of the cell

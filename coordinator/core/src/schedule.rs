@@ -65,7 +65,12 @@ impl Core {
             return None;
         }
         let idle = session.leases.is_empty();
-        let candidates = self.candidates(now, agent);
+        let mut candidates = self.candidates(now, agent);
+        if beyond_slots {
+            // A lease that waits for a slot may have started when its agent dies; where that is the end of
+            // the cell, none waits.
+            candidates.retain(|c| self.jobs.get(&c.job).is_some_and(|j| j.row.policy.on_lease_lost.may_run_again()));
+        }
         if let Some(alone) = candidates.iter().find(|c| c.alone) {
             if idle {
                 return self.pick_alone(agent, alone.job, alone.lane, alone.gate);

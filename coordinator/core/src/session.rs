@@ -58,7 +58,7 @@ pub(crate) struct Session {
     pub expires_at: Millis,
     /// Every live lease of this agent.
     pub leases: BTreeSet<FencingToken>,
-    /// Leases that were sent and not acknowledged, by the time of their grant.
+    /// Leases that were said and not acknowledged, by the time at which they were.
     pub offered: BTreeSet<(Millis, FencingToken)>,
     /// Of the leases that the agent is known to hold: how many, and the exclusive or of their tokens.
     pub held_count: u32,
@@ -111,7 +111,7 @@ impl Session {
         if self.deaf {
             // Its leases may have come too late, and their Revokes right behind them: there was nothing
             // left to acknowledge. So it is tried again.
-            return u32::from(self.offered.is_empty());
+            return u32::from(self.leases.len() as u32 == self.held_count);
         }
         (self.slots + self.prefetch).saturating_sub(self.leases.len() as u32)
     }
@@ -254,8 +254,12 @@ impl Core {
         let Some(lease) = self.leases.get(&token) else {
             return;
         };
+        // A leader before this one granted it, and may have died before it was said. What this
+        // incarnation has received it lists until it is told of its durable end.
+        let granted_to_it = self.sessions.get(&lease.agent).is_some_and(|s| s.incarnation == lease.granted_to);
         let loss = match lease.stage {
             LeaseStage::Offered => Loss::NeverArrived,
+            LeaseStage::Restored if granted_to_it => Loss::NeverArrived,
             LeaseStage::Acknowledged => Loss::NeverStarted,
             LeaseStage::Started => Loss::Culprit,
             LeaseStage::Restored | LeaseStage::Finished => Loss::Nobody,

@@ -309,7 +309,8 @@ impl Tables {
                 retry_at: a.retry_at,
             })
             .collect();
-        LoadedJob { stored: stored.clone(), recorded, failed, attempts }
+        let row = JobRow { spec: stored.row.spec.in_memory(), ..stored.row.clone() };
+        LoadedJob { stored: StoredJob { row, ..stored.clone() }, recorded, failed, attempts }
     }
 
     /// What the tables say of a token (rule C10).

@@ -1,4 +1,4 @@
-//! The closed enums of DESIGN's words, each with the text under which it is stored.
+//! The closed enums of the contract, each with the text under which it is stored.
 
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),* $(,)? })*) => {$(
@@ -75,6 +75,8 @@ words! {
         Misconfigured = "misconfigured",
         /// The job requires a reported region and none was reported.
         RegionUnreported = "region_unreported",
+        /// The agent's report breaks the contract.
+        BadReport = "bad_report",
     }
 
     /// Where in its course an attempt failed.
@@ -163,6 +165,8 @@ words! {
         SessionLost = "session_lost",
         /// By an operator.
         Operator = "operator",
+        /// Its agent handed it back.
+        Released = "released",
     }
 
     /// Why a lease is handed back.

@@ -43,6 +43,8 @@ pub(super) struct RecordSeen<'r> {
     failed: bool,
     /// It failed because another input ran (rule S6).
     wrong_input: bool,
+    /// It failed because of what it answered (rule S6): the answer stands in the history, under the same token.
+    judged: bool,
     /// The region that served, if it is not the key's and the record does not say so itself (rule S6).
     served_elsewhere: Option<&'r str>,
     input_digest: &'r [u8],
@@ -58,6 +60,7 @@ impl<'r> RecordSeen<'r> {
             token: row.try_get(5)?,
             failed: failure != 0,
             wrong_input: failure == 2,
+            judged: failure >= 2,
             served_elsewhere: row.try_get(7)?,
             input_digest: row.try_get(8)?,
         })
@@ -101,6 +104,7 @@ pub(super) struct Recount<'s> {
     beyond: u64,
     recorded: RoaringBitmap,
     record_tokens: RoaringTreemap,
+    judged_tokens: RoaringTreemap,
     leased: RoaringBitmap,
     granted_up_to: i64,
     /// The digest of the last input: repeats of one question come together.
@@ -127,6 +131,7 @@ impl<'s> Recount<'s> {
             beyond: 0,
             recorded: RoaringBitmap::new(),
             record_tokens: RoaringTreemap::new(),
+            judged_tokens: RoaringTreemap::new(),
             leased: RoaringBitmap::new(),
             granted_up_to: 0,
             last_input: None,
@@ -164,6 +169,9 @@ impl<'s> Recount<'s> {
         self.token(*token, || format!("the record of {key}"));
         if !self.record_tokens.insert(token.cast_unsigned()) {
             self.violated("promise 3", || format!("fencing token {token} recorded more than once, again for {key}"));
+        }
+        if row.judged {
+            self.judged_tokens.insert(token.cast_unsigned());
         }
         let Some(place) = self.place(key) else { return self.extra(key) };
         let (lane, question, _) = place;
@@ -244,8 +252,10 @@ impl<'s> Recount<'s> {
                 self.violated("promise 4", || format!("the specification has no {key}, and there is an attempt at it"))
             }
         }
-        // A refused report may stand beside its lease's record: another answer under the same token.
-        if *kind != "fenced" && self.record_tokens.contains(token.cast_unsigned()) {
+        // Beside its lease's record there may stand a refused report, another answer under the same token, and
+        // the answer for which the record is a failure.
+        let beside = *kind == "fenced" || (*kind == "failed" && self.judged_tokens.contains(token.cast_unsigned()));
+        if !beside && self.record_tokens.contains(token.cast_unsigned()) {
             self.violated("promise 3", || format!("the lease {token} of {key} ended as {kind}, and it has a record"));
         }
     }

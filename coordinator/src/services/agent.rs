@@ -180,7 +180,7 @@ impl Session {
             }
             Some(Said::Report(report)) => {
                 let token = convert::lease_token("lease_token", &report.lease_token)?;
-                let (body, retry_after_ms) = convert::report_body(report, &self.shell.limits())?;
+                let (body, retry_after_ms) = convert::report_body(report, &self.shell.limits());
                 Event::Report(Report {
                     stream,
                     token,
@@ -194,7 +194,7 @@ impl Session {
             Some(Said::Release(release)) => Event::Release(Release {
                 stream,
                 token: convert::lease_token("lease_token", &release.lease_token)?,
-                reason: convert::release_reason(release.reason)?,
+                reason: convert::release_reason(release.reason),
                 message: words_of(&release.message),
                 retry_after_ms: release.retry_after_ms,
                 chance: chance(),

@@ -56,12 +56,10 @@ pub fn lease_token(field: &str, token: &[u8]) -> Result<LeaseToken, Status> {
     })
 }
 
-/// Takes the reason of a release.
-///
-/// # Errors
-/// INVALID_ARGUMENT: none was given, or one that this version does not know.
-pub fn release_reason(number: i32) -> Result<ReleaseReason, Status> {
-    check::word("reason", number).map_err(|fault| errors::invalid_field(*fault))
+/// The reason of a release. One that this version does not know counts as an agent that is overloaded: a
+/// release that was refused would end its stream, and come back on the next one for ever.
+pub fn release_reason(number: i32) -> ReleaseReason {
+    ReleaseReason::from_wire(number).unwrap_or(ReleaseReason::Overloaded)
 }
 
 /// Why a lease ended, for its agent.

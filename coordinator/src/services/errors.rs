@@ -122,6 +122,7 @@ impl From<ShellError> for Status {
             ShellError::NotLeading => unavailable(error.to_string()),
             ShellError::Read(error) => error.into(),
             ShellError::Spec(error) => error.into(),
+            ShellError::Refused(_) => Status::internal(error.to_string()),
         }
     }
 }

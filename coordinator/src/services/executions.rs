@@ -5,6 +5,7 @@ mod export;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use semel_core::{
     event::{Answer, Event, Query, Wait},
@@ -12,7 +13,8 @@ use semel_core::{
     matrix::Matrix,
 };
 use semel_proto::v1 as pb;
-use semel_spec::{Fault, Object};
+use semel_spec::{Fault, Object, nearest};
+use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
 use self::export::Export;
@@ -23,7 +25,6 @@ use super::{
 };
 use crate::{
     audit::{AuditCounts, AuditError, AuditReport},
-    refused::sha256,
     shell::Shell,
     specs::JobInput,
     store::{Execution, Filter, MAX_PAGE_BYTES, MAX_PAGE_ROWS},
@@ -156,7 +157,7 @@ pub(super) async fn get(shell: &Shell, request: pb::GetExecutionRequest) -> Resu
         Err(wait) => (None, Some(wait)),
     };
     Ok(pb::GetExecutionResponse {
-        input_digest: convert::digest(sha256(&input)),
+        input_digest: Bytes::copy_from_slice(&Sha256::digest(&input)),
         input,
         execution,
         wait_reason: convert::number(wait.as_ref().map(|wait| wait.reason)),
@@ -184,16 +185,24 @@ async fn find(shell: &Shell, id: &JobId, cell: Cell) -> Result<Result<Box<Execut
 
 /// Which part of a key the job doesn't have.
 fn unknown(matrix: &Matrix, key: &CellKey) -> String {
+    let (model_id, region, question) = (key.model.as_str(), key.region.as_str(), key.question.as_str());
     let Some(model) = matrix.models().iter().find(|model| model.id == key.model) else {
-        return format!("it has no model {:?}", key.model.as_str());
+        let near = did_you_mean(model_id, matrix.models().iter().map(|model| model.id.as_str()));
+        return format!("it has no model {model_id:?}{near}");
     };
     if !model.regions.contains(&key.region) {
-        return format!("its model {:?} is not asked in region {:?}", key.model.as_str(), key.region.as_str());
+        let near = did_you_mean(region, model.regions.iter().map(RegionId::as_str));
+        return format!("its model {model_id:?} is not asked in region {region:?}{near}");
     }
     if !matrix.questions().contains(&key.question) {
-        return format!("it has no question {:?}", key.question.as_str());
+        let near = did_you_mean(question, matrix.questions().iter().map(QuestionId::as_str));
+        return format!("it has no question {question:?}{near}");
     }
     format!("its samples go from 0 to {}", matrix.repeat() - 1)
+}
+
+fn did_you_mean<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
+    nearest(name, known).map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
 }
 
 /// A recount, from the tables alone.

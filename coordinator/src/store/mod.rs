@@ -98,6 +98,13 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// Whether the same read may succeed in a moment.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}
+
 /// Chooses cells by their axes; an empty list takes all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -213,10 +220,12 @@ pub trait Store: Send + Sync {
         filter: &Filter,
     ) -> Result<Vec<Attempt>, ReadError>;
 
-    /// The records that a retry moves: cell, token, attempt; in the order of cells.
+    /// The records that a retry moves: cell, token, attempt; in the order of cells, after a cell, at most `limit`.
     async fn records_for_retry(
         &self,
         job: &JobId,
+        after: Option<Cell>,
+        limit: u32,
         filter: &Filter,
     ) -> Result<Vec<(Cell, FencingToken, u32)>, ReadError>;
 

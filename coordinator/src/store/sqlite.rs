@@ -37,7 +37,7 @@ use tokio::{sync::Mutex, task::JoinError};
 
 use self::{lock::StoreLock, read::Page};
 pub use self::{
-    lock::{LockError, lock_path},
+    lock::{LockError, lock_path, real_path},
     schema::SchemaError,
 };
 use crate::audit::{AuditError, AuditReport, audit_file};
@@ -94,7 +94,10 @@ pub enum OpenError {
 #[derive(Clone)]
 pub struct SqliteStore {
     writer: Arc<Mutex<Writer>>,
+    /// For listings and exports, as many as callers ask for.
     readers: SqlitePool,
+    /// For the short reads that the coordinator's own progress waits for: no listing can hold them up.
+    progress: SqlitePool,
     namespace: &'static str,
     path: Arc<Path>,
 }
@@ -112,12 +115,14 @@ impl SqliteStore {
         let options = writing(&path);
         let mut conn = options.connect().await.map_err(database)?;
         schema::migrate(&mut conn).await.map_err(|source| OpenError::Schema { path: path.clone(), source })?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(MAX_READERS)
-            .acquire_timeout(READER_TIMEOUT)
-            .connect_lazy_with(reading(&path, READ_AHEAD_ROWS));
+        let pool = |connections| {
+            let options = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(READER_TIMEOUT);
+            options.connect_lazy_with(reading(&path, READ_AHEAD_ROWS))
+        };
+        let (readers, progress) = (pool(MAX_READERS), pool(1));
         let writer = Writer { options, conn: Some(conn), _lock: lock };
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, namespace: DEFAULT_NAMESPACE, path: path.into() })
+        let (writer, path) = (Arc::new(Mutex::new(writer)), path.into());
+        Ok(Self { writer, readers, progress, namespace: DEFAULT_NAMESPACE, path })
     }
 
     /// The database's path, without links.
@@ -129,6 +134,7 @@ impl SqliteStore {
     /// The lock goes when the last clone is dropped.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.progress.close().await;
         if let Some(conn) = self.writer.lock().await.conn.take() {
             // What is durable stays durable; the next opening folds the log.
             conn.close().await.ok();
@@ -291,7 +297,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self, epoch: Epoch) -> Result<Loaded, ReadError> {
-        load::load(&mut *self.reader().await?, self.namespace, epoch).await
+        load::load(&mut *self.progress.acquire().await?, self.namespace, epoch).await
     }
 
     async fn commit(&self, epoch: Epoch, seq: Seq, batch: Arc<Batch>) -> Result<Committed, CommitError> {
@@ -302,11 +308,11 @@ impl Store for SqliteStore {
     }
 
     async fn past(&self, token: FencingToken) -> Result<Past, ReadError> {
-        load::past(&mut *self.reader().await?, self.namespace, token).await
+        load::past(&mut *self.progress.acquire().await?, self.namespace, token).await
     }
 
     async fn job_specs(&self, job: &JobId) -> Result<Option<JobSpecs>, ReadError> {
-        read::job_specs(&mut *self.reader().await?, self.namespace, job).await
+        read::job_specs(&mut *self.progress.acquire().await?, self.namespace, job).await
     }
 
     async fn executions(
@@ -339,9 +345,12 @@ impl Store for SqliteStore {
     async fn records_for_retry(
         &self,
         job: &JobId,
+        after: Option<Cell>,
+        limit: u32,
         filter: &Filter,
     ) -> Result<Vec<(Cell, FencingToken, u32)>, ReadError> {
-        read::records_for_retry(&mut *self.reader().await?, self.namespace, job, filter).await
+        let mut conn = self.progress.acquire().await?;
+        read::records_for_retry(&mut conn, self.namespace, job, Page { after, limit }, filter).await
     }
 
     async fn audit(&self, job: &JobId) -> Result<Option<AuditReport>, AuditError> {

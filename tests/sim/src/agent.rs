@@ -113,6 +113,8 @@ pub struct Witness {
     pub ttl_ms: u64,
     /// Tokens whose end it was told.
     pub ended: BTreeSet<LeaseToken>,
+    /// Leases that this process has received, on any stream.
+    pub received: BTreeSet<LeaseToken>,
 }
 
 /// A process.

@@ -430,7 +430,9 @@ impl World {
                 Err(closed) => brain.outboxes.push_back(closed),
             }
         }
-        open.into_iter().try_for_each(|out| self.say(out, true))
+        let said = Event::said(&open);
+        open.into_iter().try_for_each(|out| self.say(out, true))?;
+        said.map_or(Ok(()), |said| self.step(said))
     }
 
     /// What the core answers must be what the tables say, where nothing is in between (promise 4).

@@ -3,7 +3,7 @@
 use semel_core::{
     event::{self, Answer, Event, JobCall, Out, Query, Submit, ToAgent},
     id::{CallId, LeaseToken, StreamId},
-    words::ReleaseReason as Reason,
+    words::{ReleaseReason as Reason, RevokeReason},
 };
 use semel_session::{Lease, Message, ReleaseReason};
 
@@ -139,7 +139,7 @@ impl World {
         trace!(self, "coordinator → {} {id:?}: {}", self.name(process), crate::words::down(&message));
         let down = match message {
             ToAgent::Lease(lease) => {
-                self.told.lease(&lease, &self.books)?;
+                self.told.lease(self.now, &lease, &self.books)?;
                 let Some(stored) = self.store.tables.jobs.get(&lease.job) else { return Ok(()) };
                 let (matrix, digest) = (&stored.row.matrix, stored.row.digest);
                 let (Some(key), Some((lane, _, _))) = (matrix.key(lease.cell), matrix.split(lease.cell)) else {
@@ -166,6 +166,10 @@ impl World {
             ToAgent::HeartbeatAck(number) => {
                 hold(!waited, "C6", || format!("acknowledgement {number} waited for a commit"))?;
                 Down::Other(ToAgent::HeartbeatAck(number))
+            }
+            ToAgent::Revoke(token, RevokeReason::NotAcknowledged) => {
+                self.told.taken_back(self.now, token.fencing, self.config.ack_ms)?;
+                Down::Other(ToAgent::Revoke(token, RevokeReason::NotAcknowledged))
             }
             other => Down::Other(other),
         };

@@ -1,5 +1,7 @@
 //! A process: the shell around the real session machine.
 
+use std::collections::BTreeSet;
+
 use semel_core::{
     event::ToAgent,
     id::{LeaseToken, StreamId},
@@ -235,6 +237,9 @@ impl World {
             Down::Lease(lease) => {
                 let (token, poison) = (lease.token, self.poison_seed);
                 let kills = current && is_poison(poison, &lease.work, self.faults.poison, 1);
+                if current {
+                    witness.received.insert(token);
+                }
                 one.session.handle_lease(of, lease);
                 if kills {
                     self.cell_kills(number, token)?;
@@ -374,6 +379,7 @@ impl World {
         let run = self.number();
         self.processes[number].runs.insert(token, run);
         self.running.insert(token.fencing, number);
+        self.began.insert(token.fencing);
         let f = &self.faults;
         let (hangs, fails, released, wrong, poison) = (f.hangs, f.fails, f.released, f.wrong, f.poison);
         let mut lasts = self.dice.skewed(1, f.run_ms);
@@ -431,7 +437,14 @@ impl World {
         let Some(id) = one.stream else { return Ok(()) };
         let witness = &mut one.witness;
         match &message {
-            Message::Hello { held, .. } => {
+            Message::Hello { held, spooled, .. } => {
+                // Its end is told when it is durable, and until then its agent has not forgotten it.
+                let listed: BTreeSet<_> = held.iter().map(|h| h.token).chain(spooled.iter().copied()).collect();
+                let live = |t: &&LeaseToken| self.books.is_live(t.fencing);
+                let forgotten = witness.received.iter().filter(live).find(|t| !listed.contains(t));
+                hold(forgotten.is_none(), "P5", || {
+                    format!("{forgotten:?} is live, its process has had it and lists it no more")
+                })?;
                 witness.acknowledged = held.iter().map(|h| h.token.fencing.get()).collect();
                 witness.announced.clear();
                 witness.sent.clear();

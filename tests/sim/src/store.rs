@@ -105,6 +105,7 @@ impl World {
                 self.later(self.patience_ms(), Ev::MustBeOver(token));
             }
             self.killer_ended(token, &sealed.batch)?;
+            self.ran_and_lost(token, &sealed.batch)?;
         }
         for row in &sealed.batch.attempts {
             trace!(
@@ -141,6 +142,9 @@ impl World {
         (self.store.tables, self.books) = *old;
         self.store.fallback = None;
         self.told.forget();
+        self.began.clear();
+        // Leases that ended since then are live again, and their agents were told of the end.
+        self.processes.iter_mut().for_each(|p| p.witness.received.clear());
         self.clients.answered.iter_mut().for_each(|a| *a = false);
         for plan in 0..self.clients.plans.len() {
             let at = self.dice.between(0, 20_000);

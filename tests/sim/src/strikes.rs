@@ -126,14 +126,24 @@ impl World {
         }
         let row = batch.attempts.iter().find(|a| a.token == token);
         let paid = row.is_some_and(|a| a.counted || a.kind != AttemptKind::Lost);
-        let waited = self.heard_acknowledged.contains(&token) && !self.heard_started.contains(&token);
-        let Some(slot) = self.books.slots.get(&token).filter(|_| !paid && !waited) else { return Ok(()) };
+        let Some(slot) = self.books.slots.get(&token).filter(|_| !paid) else { return Ok(()) };
         let (job, at) = (slot.job.clone(), slot.cell);
         let cell = self.books.jobs.get_mut(&job).and_then(|b| b.cells.get_mut(at.0 as usize));
         let Some(cell) = cell else { return Ok(()) };
         cell.kills += 1;
         hold(cell.kills <= MAX_UNPAID_DEATHS, "S2", || {
             format!("job {job} cell {} killed its agent {} times and paid for none", at.0, cell.kills)
+        })
+    }
+
+    /// Where a lost lease is the end of its cell, a run that began and was lost is followed by no other one.
+    pub(crate) fn ran_and_lost(&mut self, token: FencingToken, batch: &Batch) -> Check {
+        let Some(slot) = self.books.slots.get(&token).filter(|_| self.began.contains(&token)) else { return Ok(()) };
+        let policy = self.books.jobs.get(&slot.job).map(|book| &book.plan.policy);
+        let row = batch.attempts.iter().find(|a| a.token == token && a.kind != AttemptKind::Fenced);
+        let lost = row.is_some_and(|a| a.kind == AttemptKind::Lost);
+        hold(!lost || policy.is_none_or(|p| p.on_lease_lost.may_run_again()), "S4", || {
+            format!("{token} of job {} cell {} ran, was lost and waits again: {row:?}", slot.job, slot.cell.0)
         })
     }
 

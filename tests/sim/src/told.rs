@@ -19,6 +19,8 @@ use crate::{
 pub struct Told {
     /// The highest fencing token ever said for a cell.
     highest: BTreeMap<(JobId, Cell), FencingToken>,
+    /// When a lease was said, in the world's milliseconds.
+    said_at: BTreeMap<FencingToken, u64>,
     /// Reports whose recording was said.
     recorded: BTreeMap<FencingToken, Digest>,
     /// How a report was answered first.
@@ -34,12 +36,14 @@ pub struct Told {
 impl Told {
     /// A backup was restored: what was said since it was made is not in it, but for the numbers of leases.
     pub fn forget(&mut self) {
-        *self = Self { highest: std::mem::take(&mut self.highest), ..Self::default() };
+        let (highest, said_at) = (std::mem::take(&mut self.highest), std::mem::take(&mut self.said_at));
+        *self = Self { highest, said_at, ..Self::default() };
     }
 
     /// A lease is said.
-    pub fn lease(&mut self, lease: &LeaseOut, books: &Books) -> Check {
+    pub fn lease(&mut self, now: u64, lease: &LeaseOut, books: &Books) -> Check {
         let token = lease.token.fencing;
+        self.said_at.insert(token, now);
         let key = (lease.job.clone(), lease.cell);
         let before = self.highest.insert(key, token);
         hold(before.is_none_or(|b| b < token), "P7", || {
@@ -51,6 +55,14 @@ impl Told {
             .get(&token)
             .is_some_and(|s| s.job == lease.job && s.cell == lease.cell && s.nonce == lease.token.nonce);
         hold(stored, "P5", || format!("lease {token} is said and not in the tables"))
+    }
+
+    /// A lease is said to be taken back because it was not acknowledged in `ack_ms`.
+    pub fn taken_back(&self, now: u64, token: FencingToken, ack_ms: u64) -> Check {
+        let said_at = self.said_at.get(&token);
+        hold(said_at.is_some_and(|at| now >= at + ack_ms), "S2", || {
+            format!("{token} is taken back at {now}, was said at {said_at:?}, and its agent has {ack_ms} ms")
+        })
     }
 
     /// A receipt is said to a report of this digest.
@@ -158,6 +170,11 @@ impl Told {
 }
 
 impl Books {
+    /// A lease is live in the tables.
+    pub fn is_live(&self, token: FencingToken) -> bool {
+        self.slots.get(&token).is_some_and(|slot| slot.standing == Standing::Live)
+    }
+
     /// A report is its cell's record, or was until a retry moved it.
     pub fn is_recorded(&self, token: FencingToken, digest: Digest) -> bool {
         let Some(slot) = self.slots.get(&token) else { return false };

@@ -139,6 +139,8 @@ pub struct World {
     pub(crate) running: BTreeMap<FencingToken, ProcNo>,
     /// Leases that killed the process that had them, while they were live.
     pub(crate) killers: BTreeSet<FencingToken>,
+    /// Every lease whose run began.
+    pub(crate) began: BTreeSet<FencingToken>,
     /// What this life of the coordinator was told of: leases acknowledged, and started.
     pub(crate) heard_acknowledged: BTreeSet<FencingToken>,
     pub(crate) heard_started: BTreeSet<FencingToken>,
@@ -223,6 +225,7 @@ impl World {
             regions: BTreeMap::new(),
             running: BTreeMap::new(),
             killers: BTreeSet::new(),
+            began: BTreeSet::new(),
             heard_acknowledged: BTreeSet::new(),
             heard_started: BTreeSet::new(),
             poison_seed: dice.draw(),

@@ -380,7 +380,11 @@ impl World {
         let mut lines = Vec::new();
         for outbox in std::mem::take(&mut self.outboxes) {
             match outbox.open(proof) {
-                Ok(items) => lines.extend(outs(&items).into_iter().map(|line| format!("says: {line}"))),
+                Ok(items) => {
+                    lines.extend(outs(&items).into_iter().map(|line| format!("says: {line}")));
+                    let said = Event::said(&items).map(|said| self.step(said));
+                    assert_eq!(said.unwrap_or_default(), Vec::<String>::new(), "nothing comes of having said");
+                }
                 Err(closed) => self.outboxes.push(closed),
             }
         }

@@ -1,11 +1,13 @@
 //! A request's fields, checked all at once: every fault is named, not the first alone.
 
+use std::collections::BTreeSet;
+
 use semel_core::{
     id::{Cell, JobId, ModelId, QuestionId, RegionId},
     words::Status as Ran,
 };
 use semel_proto::v1 as pb;
-use semel_spec::{Fault, Faults, check_id};
+use semel_spec::{Fault, Faults, check_id, nearest};
 use tonic::Status;
 
 use super::{DEFAULT_PAGE_ROWS, Listing, words::Word};
@@ -135,13 +137,9 @@ impl Check {
     pub fn filter(&mut self, filter: Option<&pb::CellFilter>, spec: &JobInput) -> Filter {
         let Some(filter) = filter else { return Filter::default() };
         let matrix = &spec.matrix;
-        self.axis("regions", "region", &filter.regions, |id| matrix.lanes().iter().any(|l| l.region.as_str() == id));
-        self.axis("models", "model", &filter.models, |id| matrix.models().iter().any(|m| m.id.as_str() == id));
-        let asked: std::collections::BTreeSet<&str> = match filter.questions.is_empty() {
-            true => Default::default(),
-            false => matrix.questions().iter().map(QuestionId::as_str).collect(),
-        };
-        self.axis("questions", "question", &filter.questions, |id| asked.contains(id));
+        self.axis("regions", "region", &filter.regions, matrix.lanes().iter().map(|lane| lane.region.as_str()));
+        self.axis("models", "model", &filter.models, matrix.models().iter().map(|model| model.id.as_str()));
+        self.axis("questions", "question", &filter.questions, matrix.questions().iter().map(QuestionId::as_str));
         for (i, repeat) in filter.repeats.iter().enumerate().filter(|(_, r)| **r >= matrix.repeat()) {
             let help = format!("write 0 to {}", matrix.repeat() - 1);
             let field = format!("filter.repeats[{i}]");
@@ -156,10 +154,17 @@ impl Check {
         }
     }
 
-    fn axis(&mut self, list: &str, what: &str, ids: &[String], known: impl Fn(&str) -> bool) {
-        for (i, id) in ids.iter().enumerate().filter(|(_, id)| !known(id)) {
+    fn axis<'k>(&mut self, list: &str, what: &str, ids: &[String], known: impl Iterator<Item = &'k str>) {
+        if ids.is_empty() {
+            return;
+        }
+        let known: BTreeSet<&str> = known.collect();
+        for (i, id) in ids.iter().enumerate().filter(|(_, id)| !known.contains(id.as_str())) {
             let problem = format!("is no {what} of the job");
-            let help = format!("name a {what} of the job, or none for all");
+            let help = match nearest(id, known.iter().copied()) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("name a {what} of the job, or none for all"),
+            };
             self.fault(Fault::of_field(&format!("filter.{list}[{i}]"), Some(id), &problem, &help));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::{bounded_text, check::Check, check::word};
+use crate::shell::Limits;
 use bytes::Bytes;
 use semel_core::{
     batch::{Failure, Outcome, ReportBody, Served, Success, Timings},
@@ -11,10 +13,6 @@ use semel_core::{
 use semel_proto::v1::{self as pb, report::Outcome as Said};
 use semel_spec::Fault;
 use sha2::{Digest as _, Sha256};
-use tonic::Status;
-
-use super::{bounded_text, check::Check, check::word};
-use crate::shell::Limits;
 
 /// Bytes of a text that an endpoint or an agent says of a call, at most.
 pub const MAX_TEXT_BYTES: usize = 1_024;
@@ -27,9 +25,10 @@ const MAX_STORED: u64 = i64::MAX.unsigned_abs();
 /// long error text is cut, and a provider's body over the output's limit is left out. The digest is
 /// that of what was reported, so the same report has one digest whatever the limits are.
 ///
-/// # Errors
-/// INVALID_ARGUMENT: the report has no outcome, no input digest, or a word that this version does not know.
-pub fn report_body(report: pb::Report, limits: &Limits) -> Result<(Arc<ReportBody>, Option<u64>), Status> {
+/// A report with no outcome, no input digest or a word that this version does not know makes a failed attempt
+/// as well, [`FailureReason::BadReport`]: refused with an error it would end its stream, and come back on the
+/// next one for ever.
+pub fn report_body(report: pb::Report, limits: &Limits) -> (Arc<ReportBody>, Option<u64>) {
     let mut check = Check::default();
     let input_digest = input_digest(&report.input_digest, &mut check);
     let served = report.served.and_then(|served| self::served(&served, &mut check));
@@ -49,9 +48,20 @@ pub fn report_body(report: pb::Report, limits: &Limits) -> Result<(Arc<ReportBod
             (Digest::default(), succeeded(nothing, limits), None)
         }
     };
-    check.finish()?;
     let timings = timings(&report.timings.unwrap_or_default());
-    Ok((Arc::new(ReportBody { digest, input_digest, served, timings, outcome }), retry_after_ms))
+    if let Err(faults) = check.finish() {
+        return (Arc::new(bad_report(faults.message(), input_digest, timings)), None);
+    }
+    (Arc::new(ReportBody { digest, input_digest, served, timings, outcome }), retry_after_ms)
+}
+
+/// Another agent may do better: another attempt follows, if there is one left.
+fn bad_report(faults: &str, input_digest: Digest, timings: Timings) -> ReportBody {
+    let (reason, stage) = (FailureReason::BadReport, Stage::Result);
+    let message = Bytes::from(format!("the agent's report breaks the contract: {faults}"));
+    let digest = failure_digest(reason, stage, "", &message);
+    let failure = Failure { reason, stage, code: "".into(), message, retryable: true };
+    ReportBody { digest, input_digest, served: None, timings, outcome: Outcome::Failed(failure) }
 }
 
 fn input_digest(bytes: &[u8], check: &mut Check) -> Digest {
@@ -106,7 +116,7 @@ fn succeeded(success: pb::Success, limits: &Limits) -> Outcome {
 fn failed(failure: pb::Failure, limits: &Limits, check: &mut Check) -> (Digest, Failure) {
     let reason = word("failure.reason", failure.reason).map_err(|fault| check.fault(*fault));
     let stage = word("failure.stage", failure.stage).map_err(|fault| check.fault(*fault));
-    // Stand-ins are never stored: a fault ends the report.
+    // Stand-ins are never stored: a fault makes another failure of the report.
     let (reason, stage) = (reason.unwrap_or(FailureReason::BadResponse), stage.unwrap_or(Stage::Result));
     let digest = failure_digest(reason, stage, &failure.code, &failure.message);
     let limit = usize::try_from(limits.max_error_bytes).unwrap_or(usize::MAX);
@@ -148,7 +158,6 @@ fn text(text: &str) -> Arc<str> {
 mod tests {
     use super::*;
     use crate::services::convert::number;
-    use tonic_types::StatusExt;
 
     const LIMITS: Limits = Limits { max_output_bytes: 8, max_error_bytes: 4 };
 
@@ -182,7 +191,7 @@ mod tests {
     }
 
     fn body(outcome: Said) -> ReportBody {
-        Arc::unwrap_or_clone(report_body(report(outcome), &LIMITS).unwrap().0)
+        Arc::unwrap_or_clone(report_body(report(outcome), &LIMITS).0)
     }
 
     #[test]
@@ -226,12 +235,20 @@ mod tests {
             ..pb::Success::default()
         }));
         said.timings = Some(pb::Timings { waited_ms: u64::MAX, ran_ms: 1, first_byte_ms: Some(u64::MAX) });
-        let (body, _) = report_body(said, &LIMITS).unwrap();
+        let (body, _) = report_body(said, &LIMITS);
         let Outcome::Succeeded(kept) = &body.outcome else { panic!() };
         assert!(kept.finish_reason.len() <= MAX_TEXT_BYTES && !kept.finish_reason.contains('\0'));
         assert_eq!(kept.prompt_tokens, Some(MAX_STORED));
         let most = Timings { waited_ms: MAX_STORED, ran_ms: 1, first_byte_ms: Some(MAX_STORED) };
         assert_eq!(body.timings, most);
+    }
+
+    fn bad(said: pb::Report) -> String {
+        let (body, _) = report_body(said, &LIMITS);
+        let Outcome::Failed(failed) = &body.outcome else { panic!("{body:?}") };
+        assert_eq!((failed.reason, failed.retryable), (FailureReason::BadReport, true));
+        assert_ne!(body.digest, Digest::default(), "zero is of a report that nobody made");
+        String::from_utf8_lossy(&failed.message).into_owned()
     }
 
     #[test]
@@ -241,17 +258,17 @@ mod tests {
             outcome: Some(Said::Failure(pb::Failure::default())),
             ..pb::Report::default()
         };
-        let status = report_body(said, &LIMITS).unwrap_err();
-        let details = status.get_error_details();
-        let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["input_digest", "served.region_basis", "failure.reason", "failure.stage"]);
-        let none = pb::Report { outcome: None, ..report(failure("", b"")) };
-        assert!(report_body(none, &LIMITS).unwrap_err().message().contains("outcome"));
+        let words = bad(said.clone());
+        for field in ["input_digest", "served.region_basis", "failure.reason", "failure.stage"] {
+            assert!(words.contains(field), "{words}");
+        }
+        assert_eq!(report_body(said.clone(), &LIMITS).0.digest, report_body(said, &LIMITS).0.digest);
+        assert!(bad(pb::Report { outcome: None, ..report(failure("", b"")) }).contains("outcome"));
     }
 
     #[test]
     fn a_report_without_a_region_comes_through_for_the_core_to_judge() {
         let said = pb::Report { served: Some(pb::Served::default()), ..report(success(b"x", b"")) };
-        assert_eq!(report_body(said, &LIMITS).unwrap().0.served, None);
+        assert_eq!(report_body(said, &LIMITS).0.served, None);
     }
 }

@@ -48,6 +48,7 @@ words! {
     FailureReason = FailureReason {
         ProviderError, ProviderRefused, Connection, RunTimeout, ColdTimeout, Program, ResultTooLarge, BadResponse,
         WrongInput, WrongRegion, WrongModel, LeaseLost, StoreRefused, RateLimited, Misconfigured, RegionUnreported,
+        BadReport,
     }
     Stage = Stage { Leased, Connect, Run, Result, Record }
     RegionBasis = RegionBasis { Reported, Certificate, Configured }
@@ -57,7 +58,7 @@ words! {
         LeaseLost, JobCancelled, JobExpired, Conflict, Superseded, UnknownToken, Revoked,
     }
     RevokeReason = RevokeReason {
-        JobCancelled, JobExpired, NotAcknowledged, Timeout, NotLive, SessionLost, Operator,
+        JobCancelled, JobExpired, NotAcknowledged, Timeout, NotLive, SessionLost, Operator, Released,
     }
     ReleaseReason = ReleaseReason { Draining, RateLimited, Misconfigured, Overloaded, SpoolFull, Orphaned }
     GoAwayReason = GoAwayReason { NotLeading, Superseded, Replaced }

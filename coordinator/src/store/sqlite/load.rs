@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use roaring::RoaringBitmap;
 use semel_core::{
     batch::{AgentRow, GrantRow, JobRow, StoredSpec},
@@ -60,13 +61,12 @@ pub async fn load(conn: &mut SqliteConnection, namespace: &str, epoch: Epoch) ->
     if let Some(found) = epoch_of(found).filter(|found| *found != epoch) {
         return Err(ReadError::OtherEpoch { expected: epoch, found });
     }
-    let rows = sqlx::query("SELECT * FROM jobs WHERE namespace = ? ORDER BY number")
-        .bind(namespace)
-        .fetch_all(&mut *tx)
-        .await?;
+    let numbers = sqlx::query_scalar("SELECT number FROM jobs WHERE namespace = ? ORDER BY number");
+    let numbers: Vec<i64> = numbers.bind(namespace).fetch_all(&mut *tx).await?;
     let mut loaded = Loaded::default();
-    for row in &rows {
-        let stored = stored_job(row)?;
+    // One after the other: a specification may have many megabytes.
+    for number in numbers {
+        let stored = stored_job(&sqlx::query(JOB).bind(number).fetch_one(&mut *tx).await?)?;
         let id = stored.row.id.clone();
         let recorded = cells(&mut tx, namespace, &id, RECORDED).await?;
         let failed = cells(&mut tx, namespace, &id, FAILED).await?;
@@ -79,18 +79,20 @@ pub async fn load(conn: &mut SqliteConnection, namespace: &str, epoch: Epoch) ->
     Ok(loaded)
 }
 
+const JOB: &str = "SELECT job_id, digest, state, paused, input_version, submitted_at, deadline_at, closed_at, completed_at, \
+     resolved_spec FROM jobs WHERE number = ?";
+
 fn stored_job(row: &SqliteRow) -> Result<StoredJob, ReadError> {
     let c = Columns::new(row, "jobs", "job_id");
-    let resolved = c.bytes("resolved_spec")?;
-    let spec = jobspec::read(&resolved).map_err(|e| c.bad("resolved_spec", e))?;
+    let spec = jobspec::read(c.get("resolved_spec")?).map_err(|e| c.bad("resolved_spec", e))?;
     let matrix = jobspec::matrix(&spec).map_err(|e| c.bad("resolved_spec", e))?;
     Ok(StoredJob {
         row: JobRow {
             id: JobId::new(c.text("job_id")?),
             digest: Digest(c.array("digest")?),
             spec: Arc::new(StoredSpec {
-                sent: c.bytes("sent_spec")?,
-                resolved,
+                sent: Bytes::new(),
+                resolved: Bytes::new(),
                 input_version: c.number("input_version")?,
             }),
             matrix: Arc::new(matrix),

@@ -12,6 +12,9 @@ use std::{
 /// Bytes of a lock file that are read: a process id and its line end, with room.
 const MAX_HOLDER_BYTES: u64 = 64;
 
+/// Links that a database's path may lead over.
+const MAX_LINKS: usize = 40;
+
 /// Why the store is not this process's.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -91,11 +94,23 @@ pub fn lock_path(database: &Path) -> PathBuf {
 /// The path of a database without links, so that every road to it leads to one lock. The file need not be there yet.
 ///
 /// # Errors
-/// Its folder is not there.
+/// Its folder is not there, or its links lead in a circle.
 pub fn real_path(database: &Path) -> Result<PathBuf, LockError> {
-    if let Ok(path) = database.canonicalize() {
-        return Ok(path);
+    let mut path = database.to_owned();
+    for _ in 0..MAX_LINKS {
+        let real = real_folder(&path)?;
+        // A link whose target is not there yet: the database will be made at its end.
+        match std::fs::read_link(&real) {
+            Ok(target) => path = real.parent().unwrap_or(Path::new("/")).join(target),
+            Err(_) => return Ok(real),
+        }
     }
+    let source = std::io::Error::other(format!("its links go on for more than {MAX_LINKS}: name the file itself"));
+    Err(LockError::Io { path: database.into(), source })
+}
+
+/// The path in the real folder; the file itself may be a link.
+fn real_folder(database: &Path) -> Result<PathBuf, LockError> {
     let folder = match database.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -213,6 +228,20 @@ mod tests {
         assert!(second.contains(&format!("process {}", std::process::id())), "{second}");
         drop(first);
         StoreLock::take(&real_path(&link).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn l5_a_link_to_a_database_that_is_not_there_yet_leads_to_its_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, target) = (dir.path().join("disk"), dir.path().join("disk/semel.db"));
+        std::fs::create_dir(&folder).unwrap();
+        let (link, second) = (dir.path().join("link.db"), dir.path().join("second.db"));
+        std::os::unix::fs::symlink("disk/semel.db", &link).unwrap();
+        std::os::unix::fs::symlink(&link, &second).unwrap();
+        assert_eq!(real_path(&second).unwrap(), real_path(&target).unwrap());
+        let circle = dir.path().join("circle.db");
+        std::os::unix::fs::symlink(&circle, &circle).unwrap();
+        assert!(real_path(&circle).unwrap_err().to_string().contains("circle.db"));
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub async fn records_for_retry(
     conn: &mut SqliteConnection,
     namespace: &str,
     job: &JobId,
+    page: Page<Cell>,
     filter: &Filter,
 ) -> Result<Vec<(Cell, FencingToken, u32)>, ReadError> {
     let mut query = of_job("SELECT cell, fencing_token, attempt FROM executions", namespace, job, filter);
@@ -102,7 +103,8 @@ pub async fn records_for_retry(
         Some(Status::Succeeded) => _ = query.push(" AND status = 'succeeded'"),
         None => {}
     }
-    query.push(" ORDER BY cell");
+    query.push(" AND cell > ").push_bind(page.after.map_or(-1, |cell| i64::from(cell.0)));
+    query.push(" ORDER BY cell LIMIT ").push_bind(page.rows());
     let mut rows = query.build().fetch(conn);
     let mut records = Vec::new();
     while let Some(row) = rows.try_next().await? {
