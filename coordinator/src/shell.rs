@@ -188,13 +188,13 @@ impl<'a> Owner<'a> {
             match input {
                 Input::Event(event, room) => {
                     self.step(event).await?;
-                    self.rooms.push_back((self.log.sealed().next(), room));
+                    self.keep(room);
                 }
                 Input::Call(id, event, room, reply) => {
                     self.calls.insert(id, reply);
                     self.last = Some(Culprit::Call(id));
                     self.step(event).await?;
-                    self.rooms.push_back((self.log.sealed().next(), room));
+                    self.keep(room);
                 }
                 Input::Retry(page, reply) => {
                     self.calls.insert(page.by.call, reply);
@@ -206,6 +206,14 @@ impl<'a> Owner<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the room of an event that was stepped until what it saw is durable.
+    fn keep(&mut self, room: OwnedSemaphorePermit) {
+        let last = if self.log.is_filling() { self.log.sealed().next() } else { self.log.sealed() };
+        if room.num_permits() > 0 && last > self.proof.seq() {
+            self.rooms.push_back((last, room));
+        }
     }
 
     async fn step(&mut self, event: Event) -> Result<(), Ended> {
