@@ -56,11 +56,16 @@ pub(crate) async fn lead(
     let mut tries = 0;
     loop {
         let backoff = ExponentialBuilder::default().with_jitter().with_max_times(tries);
-        let (core, takeover) = (|| take_over(&store, config, clock))
+        let taking_over = (|| take_over(&store, config, clock))
             .retry(backoff)
             .when(|error| matches!(error, LeadError::Read(error) if error.is_transient()))
-            .notify(|error, wait| tracing::warn!(%error, ?wait, "the takeover is tried again"))
-            .await?;
+            .notify(|error, wait| tracing::warn!(%error, ?wait, "the takeover is tried again"));
+        let (core, takeover) = tokio::select! {
+            biased;
+            // Nothing was taken in since the last leadership, so there is nothing to finish.
+            () = stop.cancelled() => return Ok(()),
+            taken = taking_over => taken?,
+        };
         tries = MAX_TAKEOVER_TRIES;
         leading.send_replace(Leading { at: Some((core.epoch(), Seq(0))), stalled: false });
         tracing::info!(epoch = core.epoch().get(), "leads");

@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     refused::{Culprit, Refused},
-    specs::Specs,
+    specs::{SpecError, Specs},
     store::{CommitError, ReadError, Store},
 };
 
@@ -187,6 +187,7 @@ impl<'a> Owner<'a> {
         for input in inputs {
             match input {
                 Input::Event(event, room) => {
+                    self.last = None;
                     self.step(event).await?;
                     self.keep(room);
                 }
@@ -245,7 +246,9 @@ impl<'a> Owner<'a> {
         if let Some((job, cell)) = self.core.leased_cell(report.token) {
             let spec = match self.specs.cached(job) {
                 Some(spec) => Some(spec),
-                None => self.specs.get(&job.clone()).await.map_err(|e| Ended::Rebuild(e.to_string()))?,
+                None => again(|| self.specs.get(job), SpecError::is_transient)
+                    .await
+                    .map_err(|e| Ended::Rebuild(e.to_string()))?,
             };
             report.leased_input = spec.and_then(|s| s.input_digest(cell));
         }
@@ -306,12 +309,13 @@ impl<'a> Owner<'a> {
                     self.lookups.push_back(Lookup::Report(report));
                 }
                 Lookup::Report(mut report) => {
-                    let past = again(|| self.store.past(report.token.fencing)).await;
+                    let past = again(|| self.store.past(report.token.fencing), ReadError::is_transient).await;
                     report.past = Some(past.map_err(|e| Ended::Rebuild(e.to_string()))?);
                     self.step(Event::Report(report)).await?;
                 }
                 Lookup::Retry(RetryPage { by, reopen, filter, after, ends }) => {
-                    let records = again(|| self.store.records_for_retry(&by.id, after, RETRY_PAGE, &filter)).await;
+                    let read = || self.store.records_for_retry(&by.id, after, RETRY_PAGE, &filter);
+                    let records = again(read, ReadError::is_transient).await;
                     let records = records.map_err(|e| Ended::Rebuild(e.to_string()))?;
                     let full = records.len() == RETRY_PAGE as usize;
                     // A caller that has gone away wants no further page.
@@ -334,6 +338,7 @@ impl<'a> Owner<'a> {
                 }
                 self.proof = proof;
                 self.unproven = false;
+                self.last = None;
                 self.refused.committed();
                 Ok(())
             }
@@ -426,14 +431,17 @@ async fn commit(
 }
 
 /// A read that the whole coordinator waits for: tried again for some seconds, within the time of a session.
-async fn again<T, F: Future<Output = Result<T, ReadError>>>(read: impl FnMut() -> F) -> Result<T, ReadError> {
+async fn again<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
+    read: impl FnMut() -> F,
+    is_transient: impl FnMut(&E) -> bool,
+) -> Result<T, E> {
     let backoff = ExponentialBuilder::default()
         .with_jitter()
         .with_min_delay(Duration::from_millis(20))
         .with_max_delay(Duration::from_secs(1))
         .with_max_times(6);
     read.retry(backoff)
-        .when(ReadError::is_transient)
+        .when(is_transient)
         .notify(|error, wait| tracing::warn!(%error, ?wait, "a read is tried again"))
         .await
 }

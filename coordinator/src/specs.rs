@@ -65,6 +65,13 @@ pub enum SpecError {
     },
 }
 
+impl SpecError {
+    /// Whether it may be had in a moment.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Read(error) if error.is_transient())
+    }
+}
+
 /// A cache over the store.
 pub struct Specs {
     store: Arc<dyn Store>,

@@ -459,7 +459,7 @@ fn loss_in_words(loss: Loss) -> &'static str {
         Loss::Culprit => "its agent died, fell silent or dropped it",
         Loss::InCompany => "its agent died or fell silent with other leases",
         Loss::Nobody => {
-            "nobody is at fault: its agent stopped, was cut off, or was not heard of since it had the lease"
+            "nobody is at fault: its agent stopped, was cut off, died with the coordinator, or was not heard of since it had the lease"
         }
         Loss::TimedOut => "no report came within the timeout",
     }
