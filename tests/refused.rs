@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::{path::Path, process::Output};
 
 use common::{incident, run};
 use semel_coordinator::store::sqlite::open_read_only;
@@ -15,10 +15,15 @@ const REFUSES_A_RESULT: &str = "CREATE TRIGGER refuses_a_result BEFORE INSERT ON
 const REFUSES_A_JOB: &str = "CREATE TRIGGER refuses_a_job BEFORE INSERT ON jobs WHEN NEW.job_id = 'unwanted' \
      BEGIN SELECT RAISE(ABORT, 'this job can not be kept'); END";
 
+/// Runs the incident's job under an id of its own.
+fn run_job(folder: &Path, job: &str) -> Output {
+    std::fs::write(folder.join("job.yaml"), incident(job, "")).expect("writes");
+    run(folder, &["run", "job.yaml", "--echo", "--store", "s.db"])
+}
+
 /// A store with these triggers, made by a first run.
 async fn store_that_refuses(folder: &Path, triggers: &[&'static str]) {
-    std::fs::write(folder.join("first.yaml"), incident("first", "")).expect("writes");
-    assert!(run(folder, &["run", "first.yaml", "--echo", "--store", "s.db"]).status.success());
+    assert!(run_job(folder, "first").status.success());
     let options = SqliteConnectOptions::new().filename(folder.join("s.db"));
     let mut connection = options.connect().await.expect("opens");
     for trigger in triggers {
@@ -35,8 +40,7 @@ async fn count(connection: &mut SqliteConnection, query: &'static str) -> i64 {
 async fn c7_a_result_that_the_database_refuses_fails_its_cell_and_nothing_beside_it() {
     let folder = tempfile::tempdir().expect("a folder");
     store_that_refuses(folder.path(), &[REFUSES_A_RESULT]).await;
-    std::fs::write(folder.path().join("job.yaml"), incident("second", "")).expect("writes");
-    let output = run(folder.path(), &["run", "job.yaml", "--echo", "--store", "s.db"]);
+    let output = run_job(folder.path(), "second");
     assert_eq!(output.status.code(), Some(3), "complete with failures");
     let mut store = open_read_only(&folder.path().join("s.db")).await.expect("opens");
     let good = "SELECT count(*) FROM executions WHERE job_id = 'second' AND status = 'succeeded'";
@@ -52,11 +56,9 @@ async fn c7_a_result_that_the_database_refuses_fails_its_cell_and_nothing_beside
 async fn c7_a_job_that_the_database_refuses_is_told_so_and_the_next_one_runs() {
     let folder = tempfile::tempdir().expect("a folder");
     store_that_refuses(folder.path(), &[REFUSES_A_JOB]).await;
-    std::fs::write(folder.path().join("unwanted.yaml"), incident("unwanted", "")).expect("writes");
-    let output = run(folder.path(), &["run", "unwanted.yaml", "--echo", "--store", "s.db"]);
+    let output = run_job(folder.path(), "unwanted");
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("refuses this for good") && words.contains("this job can not be kept"), "{words}");
-    std::fs::write(folder.path().join("wanted.yaml"), incident("wanted", "")).expect("writes");
-    assert!(run(folder.path(), &["run", "wanted.yaml", "--echo", "--store", "s.db"]).status.success());
+    assert!(run_job(folder.path(), "wanted").status.success());
 }

@@ -144,9 +144,7 @@ fn an_endpoint_that_is_down_costs_no_attempt_and_its_reason_is_told() {
     });
     run.signal("INT");
     run.end().exits(4);
-    folder.semel(&["run", "job.yaml", "--echo"]).exits(0);
-    let rows = folder.semel(&["export", "small"]).stdout;
-    assert!(rows.lines().all(|row| row.contains("\"attempt\":1,")), "{rows}");
+    folder.runs_with_no_attempt_used();
 }
 
 #[test]

@@ -27,6 +27,13 @@ regions: [us-east, eu-west]
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
+    /// Runs the job to its end: every record is of a first attempt, whatever the cells waited for before.
+    pub fn runs_with_no_attempt_used(&self) {
+        self.semel(&["run", "job.yaml", "--echo"]).exits(0);
+        let rows = self.semel(&["export", "small"]).stdout;
+        assert!(rows.lines().count() > 0 && rows.lines().all(|row| row.contains("\"attempt\":1,")), "{rows}");
+    }
+
     /// With [`JOB`] as `job.yaml`.
     pub fn new() -> Self {
         let folder = Self(tempfile::tempdir().expect("a folder"));

@@ -181,9 +181,7 @@ fn a_key_file_that_can_not_be_read_is_the_reason_why_cells_wait() {
         run.signal("INT");
         run.end().exits(4);
     }
-    folder.semel(&["run", "job.yaml", "--echo"]).exits(0);
-    let rows = folder.semel(&["export", "small"]).stdout;
-    assert!(rows.lines().all(|row| row.contains("\"attempt\":1,")), "{rows}");
+    folder.runs_with_no_attempt_used();
 }
 
 #[test]
