@@ -304,7 +304,7 @@ impl Driver {
                 machine.handle_receipt(stream, &receipt.lease_token);
             }
             Heard::Revoke(revoke) => machine.handle_revoke(stream, &revoke.lease_token),
-            Heard::HeldRequest(_) => machine.handle_held_request(stream),
+            Heard::HeldRequest(asked) => machine.handle_held_request(stream, asked.number),
             Heard::Drain(_) => {
                 tracing::info!("the coordinator drains this agent");
                 machine.handle_drain(stream);
@@ -317,9 +317,10 @@ impl Driver {
         tracing::info!(reason = ?go_away.reason(), address = go_away.address, "told to go away");
         let reason = match go_away.reason() {
             pb::GoAwayReason::Superseded => session::GoAway::Superseded,
-            pb::GoAwayReason::Unspecified | pb::GoAwayReason::NotLeading | pb::GoAwayReason::Replaced => {
-                session::GoAway::ComeBack
-            }
+            pb::GoAwayReason::Unspecified
+            | pb::GoAwayReason::NotLeading
+            | pb::GoAwayReason::Replaced
+            | pb::GoAwayReason::Unanswered => session::GoAway::ComeBack,
         };
         self.parts.coordinator.go_to(&go_away.address);
         let now = clock::now_ms();

@@ -55,8 +55,8 @@ pub(crate) fn say(message: Message, hello: &pb::Hello) -> pb::SessionRequest {
         }),
         Message::Report { result, .. } => Said::Report(Arc::unwrap_or_clone(result)),
         Message::Release { token, reason, message } => Said::Release(release(token, reason, &message)),
-        Message::Held { number, leases } => {
-            Said::Held(pb::Held { number, leases: leases.into_iter().map(held_lease).collect() })
+        Message::Held { number, request, leases } => {
+            Said::Held(pb::Held { number, request, leases: leases.into_iter().map(held_lease).collect() })
         }
         Message::ModelStates(states) => {
             Said::ModelStates(pb::ModelStates { states: states.into_iter().map(model_state).collect() })

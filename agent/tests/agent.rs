@@ -131,9 +131,9 @@ async fn a_result_is_said_again_on_each_stream_until_its_receipt() {
     }
     stream.receipt(1).await;
     // The receipt was handled before what comes behind it is answered.
-    stream.say(Heard::HeldRequest(pb::HeldRequest {})).await;
+    stream.say(Heard::HeldRequest(pb::HeldRequest { number: 7 })).await;
     let held = stream.until(|said| if let Said::Held(held) = said { Some(held.clone()) } else { None }).await;
-    assert_eq!(held.leases, []);
+    assert_eq!((held.request, &held.leases[..]), (7, &[][..]));
     drop(stream);
     let stream = coordinator.next().await;
     assert_eq!(stream.hello.spooled, []);

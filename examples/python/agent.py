@@ -89,7 +89,7 @@ class Agent:
                 (self.results if body == "receipt" else self.held).pop(getattr(message, body).lease_token, None)
         elif body == "held_request":
             with self.lock:
-                self.say("held", "Held", number=self.number,
+                self.say("held", "Held", number=self.number, request=message.held_request.number,
                          leases=[{"lease_token": t, "started": True} for t in self.held])
         elif body == "go_away" and self.contract.enum("GoAwayReason", message.go_away.reason).endswith("SUPERSEDED"):
             self.stopped.set()

@@ -66,7 +66,8 @@ pub struct Session<T, L, R> {
     models: BTreeMap<String, Option<String>>,
     /// Models whose state is still to be said on this stream.
     models_unsaid: BTreeSet<String>,
-    held_requested: bool,
+    /// The newest request for the list that has no answer yet.
+    held_requested: Option<u64>,
     /// The last message was a heartbeat ahead of its time: a report has the next turn.
     heartbeat_hurried: bool,
     draining: bool,
@@ -100,7 +101,7 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
             actions: VecDeque::new(),
             models: BTreeMap::new(),
             models_unsaid: BTreeSet::new(),
-            held_requested: false,
+            held_requested: None,
             heartbeat_hurried: false,
             draining: false,
             spool_has_room: true,
@@ -181,10 +182,10 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
         }
     }
 
-    /// The coordinator asks for the list of what is held.
-    pub fn handle_held_request(&mut self, stream: StreamNumber) {
+    /// The coordinator asks for the list of what is held; the newest of its requests is answered.
+    pub fn handle_held_request(&mut self, stream: StreamNumber, request: u64) {
         if self.link.is_current(stream) {
-            self.held_requested = true;
+            self.held_requested = Some(request);
         }
     }
 
@@ -358,7 +359,7 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
     fn leave_stream(&mut self, now: u64) {
         self.link.drop_stream(now);
         self.ledger.unannounce();
-        self.held_requested = false;
+        self.held_requested = None;
         self.heartbeat_hurried = false;
     }
 }

@@ -63,9 +63,11 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
             self.heartbeat_hurried = true;
             return Some(heartbeat);
         }
-        if self.held_requested && !self.ledger.has_unacknowledged() {
-            self.held_requested = false;
-            return Some(Message::Held { number: self.link.heartbeat, leases: self.ledger.held() });
+        if let Some(request) = self.held_requested
+            && !self.ledger.has_unacknowledged()
+        {
+            self.held_requested = None;
+            return Some(Message::Held { number: self.link.heartbeat, request, leases: self.ledger.held() });
         }
         self.report()
     }

@@ -95,6 +95,8 @@ pub enum Message<T, R> {
     Held {
         /// The number of the last heartbeat before this list.
         number: u64,
+        /// The number of the newest request that arrived before this list was made.
+        request: u64,
         /// The list.
         leases: Vec<Held<T>>,
     },

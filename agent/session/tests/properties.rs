@@ -237,7 +237,7 @@ impl World {
                     self.answer_release(token);
                 }
             }
-            Event::AskHeld => self.machine.handle_held_request(stream),
+            Event::AskHeld => self.machine.handle_held_request(stream, 1),
             Event::Drain => self.machine.handle_drain(stream),
             Event::GoAway => self.machine.handle_go_away(self.now, stream, GoAway::Superseded),
             _ => {}
@@ -435,7 +435,7 @@ impl World {
                 return;
             }
             Message::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
-            Message::Held { number, leases } => {
+            Message::Held { number, leases, .. } => {
                 assert_eq!(*number, self.last_beat);
                 self.flush_pipe();
                 let listed: BTreeSet<u64> = leases.iter().map(|held| held.token).collect();

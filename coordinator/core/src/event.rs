@@ -155,6 +155,8 @@ pub struct Heartbeat {
 pub struct Held {
     /// The stream on which it came.
     pub stream: StreamId,
+    /// The number of the newest `HeldRequest` that it answers; 0 for none.
+    pub request: u64,
     /// The list, and whether each has started.
     pub leases: Vec<(LeaseToken, bool)>,
 }
@@ -306,8 +308,8 @@ pub enum ToAgent {
     Receipt(Receipt),
     /// A lease has ended.
     Revoke(LeaseToken, RevokeReason),
-    /// Say what you hold.
-    HeldRequest,
+    /// Say what you hold: the number of this request, which the answer repeats.
+    HeldRequest(u64),
     /// Leave this stream.
     GoAway(GoAwayReason),
 }

@@ -8,8 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::id::{Millis, ModelId, ProviderId, RegionId};
 
-/// The wait after a 429 without a Retry-After.
-const DEFAULT_RETRY_AFTER_MS: u64 = 1_000;
+/// The wait after a 429 without a Retry-After; doubled with each that follows before a call succeeds.
+const FIRST_WAIT_MS: u64 = 1_000;
+/// The longest such wait.
+const MAX_WAIT_MS: u64 = 60_000;
 /// The longest Retry-After that is believed.
 pub(crate) const MAX_RETRY_AFTER_MS: u64 = 3_600_000;
 /// Calls at once beyond which a gate no longer limits.
@@ -25,6 +27,8 @@ struct Gate {
     until: Millis,
     /// Calls at once, while the provider's limit is being felt for.
     limit: Option<u32>,
+    /// The last wait without a Retry-After since a call succeeded.
+    wait_ms: u64,
     /// Leases that it has let through and that have not ended.
     running: u32,
     /// The provider's words.
@@ -43,7 +47,7 @@ impl Gates {
     pub fn number(&mut self, provider: &ProviderId, model: &ModelId, region: &RegionId) -> GateNo {
         let key = (provider.clone(), model.clone(), region.clone());
         *self.numbers.entry(key).or_insert_with(|| {
-            self.gates.push(Gate { until: Millis(0), limit: None, running: 0, message: "".into() });
+            self.gates.push(Gate { until: Millis(0), limit: None, wait_ms: 0, running: 0, message: "".into() });
             GateNo(self.gates.len() - 1)
         })
     }
@@ -66,6 +70,7 @@ impl Gates {
     /// A call succeeded: one more may go at once.
     pub fn succeeded(&mut self, gate: GateNo) {
         let gate = &mut self.gates[gate.0];
+        gate.wait_ms = 0;
         gate.limit = gate.limit.map(|limit| limit + 1).filter(|limit| *limit < WIDE_OPEN);
     }
     /// The provider said 429. Calls that were under way when the gate closed may say so too: they
@@ -81,8 +86,9 @@ impl Gates {
         let gate = &mut self.gates[gate.0];
         if now >= gate.until {
             gate.limit = Some((gate.running / 2).max(1));
+            gate.wait_ms = (gate.wait_ms * 2).clamp(FIRST_WAIT_MS, MAX_WAIT_MS);
         }
-        let floor = retry_after_ms.unwrap_or(DEFAULT_RETRY_AFTER_MS).min(MAX_RETRY_AFTER_MS);
+        let floor = retry_after_ms.unwrap_or(gate.wait_ms).min(MAX_RETRY_AFTER_MS);
         let jitter = chance % (floor / 4 + 1_000);
         gate.until = gate.until.max(now.after(floor + jitter));
         gate.message = message.clone();
@@ -111,5 +117,21 @@ mod tests {
         assert_eq!(gates.room(gate, Millis(40_000)), 5);
         gates.enter(gate, 5);
         assert_eq!(gates.room(gate, Millis(40_000)), 0);
+    }
+
+    #[test]
+    fn a_429_without_retry_after_waits_twice_as_long_each_time_until_a_call_succeeds() {
+        let mut gates = Gates::default();
+        let gate = gates.number(&"p".into(), &"m".into(), &"r".into());
+        let mut now = Millis(0);
+        let mut waits = |gates: &mut Gates| {
+            gates.rate_limited(gate, now, None, &"no".into(), 0);
+            let (wait, _) = gates.closed(gate, now).unwrap();
+            now = now.after(wait);
+            wait
+        };
+        assert_eq!([(); 8].map(|()| waits(&mut gates)), [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        gates.succeeded(gate);
+        assert_eq!(waits(&mut gates), 1_000);
     }
 }

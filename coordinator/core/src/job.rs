@@ -1,6 +1,6 @@
 //! A job: its policy, its lanes of cells, its counts. Nothing here holds a cell that has no history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use roaring::RoaringBitmap;
 
@@ -104,6 +104,9 @@ pub(crate) struct Lane {
     end: u32,
     /// Handed out before, and ready again.
     ready: BTreeSet<Cell>,
+    /// Handed back for a reason that cost them nothing: ready again once all others had their turn, so
+    /// that a cell that is refused each time keeps none of them waiting.
+    refused: VecDeque<Cell>,
     /// Ready, but only alone on its agent.
     alone: BTreeSet<Cell>,
     /// Not before the given time.
@@ -155,6 +158,8 @@ pub(crate) struct Job {
     pub history: BTreeMap<Cell, History>,
     pub leased_by_model: Vec<u32>,
     pub leased_by_region: BTreeMap<RegionId, u32>,
+    /// How many cells wait to run alone, in all lanes.
+    pub alone: u32,
     /// Virtual time of the fair turns between jobs.
     pub turn: u64,
     /// Cells beyond a lane's `next` that are not fresh: read from the tables, never changed.
@@ -174,6 +179,7 @@ impl Job {
                 next: lane.first,
                 end: lane.first + matrix.lane_len(),
                 ready: BTreeSet::new(),
+                refused: VecDeque::new(),
                 alone: BTreeSet::new(),
                 waiting: BTreeSet::new(),
                 pending: matrix.lane_len(),
@@ -196,6 +202,7 @@ impl Job {
             history: BTreeMap::new(),
             leased_by_model: vec![0; matrix.models().len()],
             leased_by_region: BTreeMap::new(),
+            alone: 0,
             turn: 0,
             skip: RoaringBitmap::new(),
         }
@@ -261,12 +268,14 @@ impl Job {
         &mut self.lanes[lane]
     }
 
-    /// Takes up to `most` cells of a lane, in order: those that are ready again, then fresh ones.
+    /// Takes up to `most` cells of a lane, in order: those that are ready again, then fresh ones, then
+    /// those that were handed back.
     pub fn take(&mut self, lane: usize, most: u32) -> Vec<Cell> {
         let (lane, skip) = (&mut self.lanes[lane], &self.skip);
         let mut cells = Vec::with_capacity(most as usize);
         while (cells.len() as u32) < most {
-            let Some(cell) = lane.ready.pop_first().or_else(|| fresh(lane, skip)) else {
+            let next = lane.ready.pop_first().or_else(|| fresh(lane, skip));
+            let Some(cell) = next.or_else(|| lane.refused.pop_front()) else {
                 break;
             };
             cells.push(cell);
@@ -279,6 +288,7 @@ impl Job {
         let lane = &mut self.lanes[lane];
         let cell = lane.alone.pop_first()?;
         lane.pending -= 1;
+        self.alone -= 1;
         Some(cell)
     }
     /// Makes ready what has waited long enough.
@@ -287,7 +297,16 @@ impl Job {
         while let Some(&(at, cell)) = lane.waiting.first().filter(|(at, _)| *at <= now) {
             lane.waiting.remove(&(at, cell));
             let alone = self.history.get(&cell).is_some_and(|h| h.must_run_alone(&self.row.policy));
+            self.alone += u32::from(alone);
             if alone { &mut lane.alone } else { &mut lane.ready }.insert(cell);
+        }
+    }
+    /// A cell waits again, for its turn after all others of its lane.
+    pub fn put_last(&mut self, cell: Cell, now: Millis) {
+        self.put_back(cell, now, now);
+        let lane = self.lane_mut(cell);
+        if lane.ready.remove(&cell) {
+            lane.refused.push_back(cell);
         }
     }
     /// A cell waits again, not to be handed out before `at`.
@@ -415,9 +434,11 @@ impl Job {
     /// Promise 4, recounted cell by cell: for the simulator and after a load.
     pub fn recount(&self) -> Result<(), String> {
         self.check()?;
+        let mut alone = 0;
         for (index, lane) in self.lanes.iter().enumerate() {
             let first = self.row.matrix.lanes()[index].first;
             let mut pending = 0;
+            alone += lane.alone.len() as u32;
             let waiting: BTreeSet<Cell> = lane.waiting.iter().map(|(_, cell)| *cell).collect();
             if waiting.len() != lane.waiting.len() {
                 return Err(format!("promise 4: job {:?} lane {index}: a cell waits twice", self.row.id));
@@ -426,6 +447,7 @@ impl Job {
                 let fresh = cell.0 >= lane.next && !self.skip.contains(cell.0);
                 let queues = usize::from(fresh)
                     + usize::from(lane.ready.contains(&cell))
+                    + lane.refused.iter().filter(|c| **c == cell).count()
                     + usize::from(lane.alone.contains(&cell))
                     + usize::from(waiting.contains(&cell));
                 let elsewhere =
@@ -444,6 +466,9 @@ impl Job {
                     self.row.id, lane.pending
                 ));
             }
+        }
+        if alone != self.alone {
+            return Err(format!("rule S7: job {:?}: {alone} cells wait to run alone, {} said", self.row.id, self.alone));
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ pub struct Config {
     pub margin_ms: u64,
     /// How long a lease may go unacknowledged by an agent that beats (rule S2).
     pub ack_ms: u64,
-    /// A longer gap between two ticks is this process's own sleep (rule L6).
+    /// A longer gap between two events is this process's own sleep (rule L6); ticks come more often.
     pub sleep_ms: u64,
     /// Coordinator and agents live in one process and die together (rule S7).
     pub embedded: bool,
@@ -89,7 +89,7 @@ pub struct Core {
     /// Virtual time of the fair turns between jobs.
     pub(crate) turn: u64,
     touched: BTreeSet<JobNo>,
-    ticked_at: Option<Millis>,
+    stepped_at: Option<Millis>,
     slept_ms: u64,
 }
 
@@ -115,7 +115,7 @@ impl Core {
             timeouts: BTreeSet::new(),
             turn: 0,
             touched: BTreeSet::new(),
-            ticked_at: None,
+            stepped_at: None,
             slept_ms: 0,
         };
         let mut regions = BTreeMap::new();
@@ -225,7 +225,7 @@ impl Core {
 
     /// One event: a table of contents. Bodies live with their nouns.
     pub fn step(&mut self, now: Now, event: Event) -> Result<Decision, Broken> {
-        let at = self.awake(now, &event);
+        let at = self.awake(now);
         let mut out = Decision::default();
         let to = &mut out;
         match event {
@@ -256,15 +256,14 @@ impl Core {
         self.expire_jobs(at, out);
     }
 
-    /// Rule L6: time in which this process itself slept does not pass for its sessions.
-    fn awake(&mut self, now: Now, event: &Event) -> Now {
-        if matches!(event, Event::Tick) {
-            let gap = now.mono.since(self.ticked_at.unwrap_or(now.mono));
-            if gap > self.config.sleep_ms {
-                self.slept_ms += gap;
-            }
-            self.ticked_at = Some(now.mono);
+    /// Rule L6: time in which this process itself slept does not pass for its sessions. It is ticked several
+    /// times in `sleep_ms`: a longer time without any event is one in which it did not run.
+    fn awake(&mut self, now: Now) -> Now {
+        let gap = now.mono.since(self.stepped_at.unwrap_or(now.mono));
+        if gap > self.config.sleep_ms {
+            self.slept_ms += gap;
         }
+        self.stepped_at = Some(now.mono);
         Now { mono: Millis(now.mono.0.saturating_sub(self.slept_ms)), wall: now.wall }
     }
 

@@ -229,12 +229,16 @@ impl Core {
         self.unlease(release.token.fencing);
         // A report shows that it started, whatever became of the heartbeat that said so.
         let started = body.is_some() || lease.stage >= LeaseStage::Started || lease.stage == LeaseStage::Restored;
+        let free = free_of_charge(release.reason);
         let wait = if !started { 0 } else { self.note_release(at, &lease, &release, body, out) };
-        if let Some(ended) = self.spent(&lease, started && !free_of_charge(release.reason)) {
+        if let Some(ended) = self.spent(&lease, started && !free) {
             return self.record(at, &lease, Arc::new(ended), out);
         }
         self.blank(&lease, out);
-        self.wait_again(at, &lease, wait);
+        match self.jobs.get_mut(&lease.job).filter(|_| free) {
+            Some(job) => job.put_last(lease.cell, at.mono),
+            None => self.wait_again(at, &lease, wait),
+        }
     }
 
     /// Whom a release makes rest: a gate, a model on its agent, the agent.

@@ -9,7 +9,7 @@ use crate::{
     gate::GateNo,
     id::{AgentId, Cell, JobNo, Millis, ModelId, Nonce, Now, RegionId},
     job::{Job, Lane},
-    session::{Serving, Session},
+    session::Serving,
 };
 
 /// A model that succeeded on an agent within this time is warm there.
@@ -18,13 +18,17 @@ pub const WARM_MS: u64 = 300_000;
 const TURN: u64 = 1_000_000;
 
 /// A lane from which an agent could be given cells now.
+#[derive(Clone, Copy)]
 struct Candidate {
     job: JobNo,
     lane: usize,
     gate: GateNo,
-    /// How many, by the lane, the caps and the gate.
+    /// How many, by the lane, the caps and the gate; of a cell that is to run alone it may be none yet.
     room: u32,
+    /// A cell that is to run alone (rule S7).
     alone: bool,
+    /// The agent runs empty for it.
+    drains: bool,
     warm: bool,
 }
 
@@ -65,51 +69,61 @@ impl Core {
             return None;
         }
         let idle = session.leases.is_empty();
+        let region = session.region.clone();
         let mut candidates = self.candidates(now, agent);
+        let shared = candidates.iter().filter(|c| !c.alone).map(|c| self.turn_of(c.job)).min();
+        let alone = candidates.iter().filter(|c| c.alone).min_by_key(|c| self.turn_of(c.job));
+        if let Some(alone) = alone.filter(|c| shared.is_none_or(|s| self.turn_of(c.job).0 <= s.0)) {
+            if idle && alone.room > 0 {
+                return self.pick_alone(agent, alone.job, alone.lane, alone.gate);
+            }
+            if alone.drains {
+                return None;
+            }
+        }
+        candidates.retain(|c| !c.alone && c.room > 0);
         if beyond_slots {
             // A lease that waits for a slot may have started when its agent dies; where that is the end of
             // the cell, none waits.
             candidates.retain(|c| self.jobs.get(&c.job).is_some_and(|j| j.row.policy.on_lease_lost.may_run_again()));
         }
-        if let Some(alone) = candidates.iter().find(|c| c.alone) {
-            if idle {
-                return self.pick_alone(agent, alone.job, alone.lane, alone.gate);
-            }
-            if self.drains_for(now, agent, alone.job, alone.lane) {
-                return None;
-            }
-        }
-        let region = self.sessions.get(agent)?.region.clone();
-        self.pick_shared(wanted, &region, candidates)
+        self.pick_shared(now, wanted, &region, candidates)
     }
 
-    /// The fair turn: the highest priority, then the job that has had the least for its weight.
+    /// Whose turn it is: the least goes first, by the highest priority and then by what a job has had for its weight.
+    fn turn_of(&self, no: JobNo) -> (Reverse<i32>, u64, JobNo) {
+        let of = |job: &Job| (Reverse(job.row.policy.priority), job.turn, no);
+        self.jobs.get(&no).map_or((Reverse(i32::MIN), u64::MAX, no), of)
+    }
+
+    /// The fair turn, of a job's cells that need no agent to themselves.
     fn pick_shared(
         &mut self,
+        now: Millis,
         wanted: u32,
         region: &RegionId,
         mut candidates: Vec<Candidate>,
     ) -> Option<(JobNo, Vec<(Cell, GateNo)>)> {
-        candidates.retain(|c| !c.alone);
-        let key = |no: JobNo| self.jobs.get(&no).map(|j| (Reverse(j.row.policy.priority), j.turn, no));
-        let best = candidates.iter().filter_map(|c| key(c.job)).min()?;
-        let no = best.2;
+        let (_, turn, no) = candidates.iter().map(|c| self.turn_of(c.job)).min()?;
         let mut rivals: Vec<JobNo> = candidates.iter().map(|c| c.job).collect();
         rivals.dedup();
         candidates.retain(|c| c.job == no);
         candidates.sort_by_key(|c| (!c.warm, c.lane));
         let share = wanted.div_ceil(rivals.len() as u32).min(MAX_GRANT as u32);
-        let job = self.jobs.get_mut(&no)?;
+        let job = self.jobs.get(&no)?;
         // A job's lanes of one region differ in model, so only the job's and the region's caps are shared between them.
-        let mut left = share.min(shared_cap_room(job, region));
+        let mut left = share.min(shared_cap_room(job, region).saturating_sub(self.kept_of_caps(now, job)));
+        let job = self.jobs.get_mut(&no)?;
         let mut cells = Vec::new();
         for candidate in candidates {
             let got = job.take(candidate.lane, left.min(candidate.room));
             left -= got.len() as u32;
             cells.extend(got.into_iter().map(|cell| (cell, candidate.gate)));
         }
-        job.turn += cells.len() as u64 * TURN / u64::from(job.row.policy.weight.max(1));
-        self.turn = self.turn.max(best.1);
+        // Start-time fair queueing (Goyal et al., 1996): a job that had nothing to hand out, or nobody to
+        // hand it to, takes part from here on, and does not get all turns until it has caught up.
+        self.turn = self.turn.max(turn);
+        job.turn = self.turn + cells.len() as u64 * TURN / u64::from(job.row.policy.weight.max(1));
         (!cells.is_empty()).then_some((no, cells))
     }
 
@@ -143,60 +157,96 @@ impl Core {
         }
     }
 
-    /// Whether this agent is the one that runs empty so that a cell can run alone: the first by id that could take it.
-    fn drains_for(&self, now: Millis, agent: &AgentId, no: JobNo, lane: usize) -> bool {
-        let Some(job) = self.jobs.get(&no) else {
-            return false;
-        };
-        let lane = &job.lanes[lane];
-        let model = &job.row.matrix.models()[lane.model].id;
-        let able = |s: &&Session| {
-            s.region == lane.region
-                && s.stream.is_some()
-                && s.slots > 0
-                && !s.deaf
-                && s.rest_until <= now
-                && s.models.get(model).is_some_and(|m| m.unready.is_none() && m.rest_until <= now)
-        };
-        self.sessions.values().find(able).is_some_and(|s| s.agent == *agent)
+    /// The agent that runs empty so that a cell can run alone, and the gate through which it will go:
+    /// the first by id that could take it.
+    fn drainer(&self, now: Millis, region: &RegionId, model: &ModelId) -> Option<(&AgentId, GateNo)> {
+        let mut here =
+            self.sessions.values().filter(|s| s.region == *region && s.stream.is_some() && s.slots > 0 && !s.deaf);
+        here.find_map(|session| {
+            let serving = session.models.get(model).filter(|m| session.rest_until <= now && m.is_usable(now))?;
+            self.gates.closed(serving.gate, now).is_none().then_some((&session.agent, serving.gate))
+        })
     }
 
-    /// The lanes from which an agent could be given cells now.
+    /// Whether a cell of a lane waits to run alone and there is an agent for it: who that is.
+    fn drainer_of(&self, now: Millis, job: &Job, lane: usize) -> Option<(&AgentId, GateNo)> {
+        let lane = &job.lanes[lane];
+        if lane.to_run_alone() == 0 {
+            return None;
+        }
+        self.drainer(now, &lane.region, &job.row.matrix.models()[lane.model].id)
+    }
+
+    /// How many places of a job's caps are kept for a cell that is to run alone.
+    fn kept_of_caps(&self, now: Millis, job: &Job) -> u32 {
+        u32::from(job.alone > 0 && (0..job.lanes.len()).any(|lane| self.drainer_of(now, job, lane).is_some()))
+    }
+
+    /// The lanes from which an agent could be given cells now. Of a gate and of a job's caps one place is kept
+    /// for a cell that is to run alone: it would be taken again and again while its agent runs empty.
     fn candidates(&mut self, now: Millis, agent: &AgentId) -> Vec<Candidate> {
+        self.wake_lanes(now, agent);
         let Some(session) = self.sessions.get(agent) else {
             return vec![];
         };
         let mut found = Vec::new();
-        for (model, serving) in session.models.iter().filter(|(_, m)| m.unready.is_none() && m.rest_until <= now) {
-            let gate_room = self.gates.room(serving.gate, now);
+        for (model, serving) in session.models.iter().filter(|(_, m)| m.is_usable(now)) {
             let Some(lanes) = self.places.get(&(session.region.clone(), model.clone())) else {
                 continue;
             };
-            if gate_room == 0 {
+            if self.gates.closed(serving.gate, now).is_some() {
                 continue;
             }
-            for &(no, lane) in lanes {
-                let Some(job) = self.jobs.get_mut(&no).filter(|j| j.hands_out() && j.lanes[lane].pending > 0) else {
-                    continue;
-                };
-                job.wake(lane, now);
-                let room = gate_room.min(cap_room(job, &job.lanes[lane]));
+            let gate_room = self.gates.room(serving.gate, now);
+            let jobs = || lanes.iter().filter_map(|&(no, lane)| self.handing_out(no, lane).map(|job| (no, job, lane)));
+            let kept_for = jobs().filter(|(_, job, _)| job.alone > 0).filter_map(|(_, job, lane)| {
+                self.drainer_of(now, job, lane).filter(|(_, gate)| *gate == serving.gate)?;
+                Some(job.row.policy.priority)
+            });
+            let kept_for = kept_for.max();
+            for (no, job, lane) in jobs() {
                 let (shared, alone) = (job.lanes[lane].available(), job.lanes[lane].to_run_alone());
-                if room == 0 || shared + alone == 0 {
-                    continue;
-                }
-                let warm = is_warm(serving, now);
-                let room = room.min(shared);
+                let caps = cap_room(job, &job.lanes[lane]);
+                let candidate = Candidate {
+                    job: no,
+                    lane,
+                    gate: serving.gate,
+                    room: 0,
+                    alone: false,
+                    drains: false,
+                    warm: is_warm(serving, now),
+                };
                 if alone > 0 {
-                    found.push(Candidate { job: no, lane, gate: serving.gate, room: 1, alone: true, warm });
+                    let drains = self.drainer_of(now, job, lane).is_some_and(|(who, _)| who == agent);
+                    found.push(Candidate { room: gate_room.min(caps).min(1), alone: true, drains, ..candidate });
                 }
-                if room > 0 {
-                    found.push(Candidate { job: no, lane, gate: serving.gate, room, alone: false, warm });
+                let kept = u32::from(kept_for.is_some_and(|priority| job.row.policy.priority <= priority));
+                let room = gate_room.saturating_sub(kept).min(caps.saturating_sub(self.kept_of_caps(now, job)));
+                if room.min(shared) > 0 {
+                    found.push(Candidate { room: room.min(shared), ..candidate });
                 }
             }
         }
         found.sort_by_key(|c| (c.job, c.lane));
         found
+    }
+
+    /// Makes ready what has waited long enough, in every lane from which an agent could be given cells.
+    fn wake_lanes(&mut self, now: Millis, agent: &AgentId) {
+        let Some(session) = self.sessions.get(agent) else {
+            return;
+        };
+        for model in session.models.keys() {
+            for (no, lane) in self.places.get(&(session.region.clone(), model.clone())).into_iter().flatten() {
+                if let Some(job) = self.jobs.get_mut(no) {
+                    job.wake(*lane, now);
+                }
+            }
+        }
+    }
+
+    fn handing_out(&self, no: JobNo, lane: usize) -> Option<&Job> {
+        self.jobs.get(&no).filter(|job| job.hands_out() && job.lanes[lane].pending > 0)
     }
 
     /// Makes the lanes of a job known to the agents of their places, or forgets them.

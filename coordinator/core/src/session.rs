@@ -34,10 +34,21 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
+    /// Whether leases of it may be given out now.
+    pub fn is_usable(&self, now: Millis) -> bool {
+        self.unready.is_none() && self.rest_until <= now
+    }
     /// Why it can't be used now.
     pub fn trouble(&self, now: Millis) -> Option<&Arc<str>> {
         self.unready.as_ref().or(self.trouble.as_ref().filter(|_| now < self.rest_until))
     }
+}
+
+/// A HeldRequest that has no answer yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub number: u64,
+    pub at: Millis,
 }
 
 /// The liveness of an agent's incarnation.
@@ -63,10 +74,12 @@ pub(crate) struct Session {
     /// Of the leases that the agent is known to hold: how many, and the exclusive or of their tokens.
     pub held_count: u32,
     pub held_xor: u64,
-    /// When the list was last asked for.
-    pub asked_at: Option<Millis>,
-    /// It beats and does not read (rule S2): until it acknowledges one, it is given one lease at a
-    /// time, and none before `rest_until`.
+    /// The list was asked for.
+    pub asked: Option<Asked>,
+    /// How often it was.
+    pub requests: u64,
+    /// It beats and does not take in what it is told (rule S2): until it acknowledges one, it is given
+    /// one lease at a time, and none before `rest_until`.
     pub deaf: bool,
     /// Takes no leases for a while, after it handed some back.
     pub rest_until: Millis,
@@ -95,7 +108,8 @@ impl Session {
             offered: BTreeSet::new(),
             held_count: 0,
             held_xor: 0,
-            asked_at: None,
+            asked: None,
+            requests: 0,
             deaf: false,
             rest_until: Millis(0),
             alone: false,
@@ -109,8 +123,7 @@ impl Session {
             return 0;
         }
         if self.deaf {
-            // Its leases may have come too late, and their Revokes right behind them: there was nothing
-            // left to acknowledge. So it is tried again.
+            // What kept it from them may be over: it is tried again.
             return u32::from(self.leases.len() as u32 == self.held_count);
         }
         (self.slots + self.prefetch).saturating_sub(self.leases.len() as u32)
@@ -287,13 +300,13 @@ impl Core {
             let serving = Serving { provider, gate, unready, rest_until, trouble: None, rest_ms: 0, warm_at };
             session.models.insert(model, serving);
         }
+        session.deaf &= session.incarnation == incarnation;
         session.incarnation = incarnation;
         session.number = number;
         session.region = region;
         session.slots = slots;
         session.prefetch = prefetch;
-        session.deaf = false;
-        session.asked_at = None;
+        session.asked = None;
         session.rest_until = Millis(0);
         self.streams.insert(stream, agent.clone());
         self.sessions.insert(agent.clone(), session);
@@ -340,29 +353,53 @@ impl Core {
         for number in &beat.started {
             self.note_started(at, &agent, *number);
         }
-        self.take_back(at, &agent, out);
         out.now.push(Out::Agent(beat.stream, ToAgent::HeartbeatAck(beat.number)));
-        let again = self.config.heartbeat_ms;
         let Some(session) = self.sessions.get_mut(&agent) else {
             return;
         };
         session.slots = beat.slots;
         session.deaf &= beat.acknowledged.is_empty();
-        if session.held_count == beat.held_count && session.held_xor == beat.held_xor {
-            session.asked_at = None;
+        let same = session.held_count == beat.held_count && session.held_xor == beat.held_xor;
+        if same {
             session.stopping.clear();
-        } else if session.asked_at.is_none_or(|asked| at.mono.since(asked) >= again) {
-            session.asked_at = Some(at.mono);
-            out.now.push(Out::Agent(beat.stream, ToAgent::HeldRequest));
+        }
+        let patience = self.config.ack_ms;
+        if same && session.offered.first().is_none_or(|(said, _)| at.mono.since(*said) < patience) {
+            session.asked = None;
+        } else {
+            self.ask(at, &agent, beat.stream, out);
         }
     }
 
-    /// Rule S2: a lease that the agent has had the time to acknowledge, and did not, goes back
-    /// uncounted. The Revoke follows the Lease on the same stream (rule S3).
-    fn take_back(&mut self, at: Now, agent: &AgentId, out: &mut Decision) {
+    /// Asks for the list, once: a stream loses nothing while it stands. An agent that goes on beating
+    /// and has not answered for a TTL is sent away: in its next Hello it lists what it holds.
+    fn ask(&mut self, at: Now, agent: &AgentId, stream: StreamId, out: &mut Decision) {
+        let Some(session) = self.sessions.get_mut(agent) else {
+            return;
+        };
+        match session.asked {
+            None => {
+                session.requests += 1;
+                session.asked = Some(Asked { number: session.requests, at: at.mono });
+                out.now.push(Out::Agent(stream, ToAgent::HeldRequest(session.requests)));
+            }
+            Some(asked) if at.mono.since(asked.at) >= self.config.ttl_ms => {
+                session.deaf = true;
+                session.stream = None;
+                self.streams.remove(&stream);
+                out.now.push(Out::Agent(stream, ToAgent::GoAway(GoAwayReason::Unanswered)));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Rule S2: a lease that its agent has had the time to acknowledge when the list was asked for, and
+    /// that is not in the answer, goes back uncounted: the request followed it on the same stream, so it
+    /// has not arrived. A heartbeat without it proves less: it may have been sent before the lease came.
+    fn take_back(&mut self, at: Now, agent: &AgentId, asked: Asked, out: &mut Decision) {
         let patience = self.config.ack_ms;
         while let Some(session) = self.sessions.get_mut(agent) {
-            let late = session.offered.first().filter(|(sent, _)| at.mono.since(*sent) >= patience);
+            let late = session.offered.first().filter(|(said, _)| asked.at.since(*said) >= patience);
             let Some(&(_, token)) = late else { break };
             session.deaf = true;
             session.rest_until = session.rest_until.max(at.mono.after(self.config.ttl_ms));
@@ -388,12 +425,16 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&agent) else {
             return;
         };
+        let answered = session.asked.take_if(|asked| asked.number == held.request);
         let listed: BTreeSet<_> = held.leases.iter().map(|(t, _)| t.fencing).collect();
         session.stopping.retain(|token, _| listed.contains(token));
         let counts = |t: &&FencingToken| self.leases.get(t).is_some_and(|l| is_held(l.stage));
         let missing = session.leases.iter().filter(counts).filter(|t| !present.contains_key(t));
         for token in missing.copied().collect::<Vec<_>>() {
             self.vanish(at, token, out);
+        }
+        if let Some(asked) = answered {
+            self.take_back(at, &agent, asked, out);
         }
     }
 

@@ -193,6 +193,8 @@ words! {
         Superseded = "superseded",
         /// A newer stream of the same incarnation is there.
         Replaced = "replaced",
+        /// It beats and did not answer a HeldRequest in time.
+        Unanswered = "unanswered",
     }
 
     /// Why a cell is not done.

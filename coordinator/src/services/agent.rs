@@ -199,7 +199,9 @@ impl Session {
                 retry_after_ms: release.retry_after_ms,
                 chance: chance(),
             }),
-            Some(Said::Held(list)) => Event::Held(Held { stream, leases: held("leases", &list.leases)? }),
+            Some(Said::Held(list)) => {
+                Event::Held(Held { stream, request: list.request, leases: held("leases", &list.leases)? })
+            }
             Some(Said::ModelStates(list)) => {
                 at_most("states", list.states.len(), MAX_MODELS)?;
                 let state =
@@ -237,7 +239,7 @@ impl Session {
                 lease_token: token_bytes(token),
                 reason: convert::revoke_reason(reason).into(),
             }),
-            ToAgent::HeldRequest => Told::HeldRequest(pb::HeldRequest {}),
+            ToAgent::HeldRequest(number) => Told::HeldRequest(pb::HeldRequest { number }),
             ToAgent::GoAway(reason) => {
                 if reason == GoAwayReason::Superseded {
                     tracing::warn!(stream = self.stream.0, "an incarnation that a newer one has replaced is refused");

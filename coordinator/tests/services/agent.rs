@@ -77,10 +77,10 @@ impl Session {
         match message {
             Hear::Lease(lease) => self.run(lease).await,
             Hear::Revoke(revoke) => self.held.retain(|_, token| *token != revoke.lease_token),
-            Hear::HeldRequest(_) => {
+            Hear::HeldRequest(asked) => {
                 let leases =
                     self.held.values().map(|token| pb::HeldLease { lease_token: token.clone(), started: true });
-                self.say(Say::Held(pb::Held { number: self.number, leases: leases.collect() })).await;
+                self.say(Say::Held(pb::Held { number: self.number, leases: leases.collect(), request: asked.number })).await;
             }
             _ => {}
         }

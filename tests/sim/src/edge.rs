@@ -61,10 +61,10 @@ impl World {
                 let message = message.into();
                 Event::Release(event::Release { stream: id, token, reason, message, retry_after_ms, chance })
             }
-            Message::Held { leases, .. } => {
+            Message::Held { leases, request, .. } => {
                 self.heard_acknowledged.extend(leases.iter().map(|h| h.token.fencing));
                 let leases = leases.into_iter().map(|h| (h.token, h.started)).collect();
-                Event::Held(event::Held { stream: id, leases })
+                Event::Held(event::Held { stream: id, request, leases })
             }
             Message::ModelStates(states) => {
                 let state = |ready: bool, message: String| if ready { Ok(()) } else { Err(message.into()) };

@@ -269,7 +269,7 @@ impl World {
                 }
                 one.session.handle_revoke(of, &token);
             }
-            Down::Other(ToAgent::HeldRequest) => one.session.handle_held_request(of),
+            Down::Other(ToAgent::HeldRequest(asked)) => one.session.handle_held_request(of, asked),
             Down::Other(ToAgent::GoAway(reason)) => {
                 let reason = if reason == GoAwayReason::Superseded { GoAway::Superseded } else { GoAway::ComeBack };
                 one.session.handle_go_away(local, of, reason);

@@ -19,9 +19,9 @@ pub fn up(message: &Up) -> String {
         ),
         Message::Report { token, result } => format!("Report {}: {:?}", token.fencing, result.body.status()),
         Message::Release { token, reason, .. } => format!("Release {}: {reason:?}", token.fencing),
-        Message::Held { leases, .. } => {
+        Message::Held { leases, request, .. } => {
             let held: Vec<_> = leases.iter().map(|h| (h.token.fencing.get(), h.started)).collect();
-            format!("Held {held:?}")
+            format!("Held {held:?}, as asked by {request}")
         }
         Message::ModelStates(states) => format!("ModelStates {states:?}"),
     }
@@ -38,7 +38,7 @@ pub fn down(message: &ToAgent) -> String {
         ToAgent::Lease(l) => format!("Lease {}: {} cell {}, attempt {}", l.token.fencing, l.job, l.cell.0, l.attempt),
         ToAgent::Receipt(r) => format!("Receipt {}: {:?} {:?}", r.token.fencing, r.kind, r.reason),
         ToAgent::Revoke(token, reason) => format!("Revoke {}: {reason:?}", token.fencing),
-        ToAgent::HeldRequest => "HeldRequest".into(),
+        ToAgent::HeldRequest(number) => format!("HeldRequest {number}"),
         ToAgent::GoAway(reason) => format!("GoAway {reason:?}"),
     }
 }

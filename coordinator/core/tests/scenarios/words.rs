@@ -39,7 +39,7 @@ fn to_agent(message: &ToAgent) -> String {
             format!("Receipt {} {}{reason}", token(r.token.fencing), r.kind.as_str())
         }
         ToAgent::Revoke(t, reason) => format!("Revoke {} ({})", token(t.fencing), reason.as_str()),
-        ToAgent::HeldRequest => "HeldRequest".into(),
+        ToAgent::HeldRequest(number) => format!("HeldRequest {number}"),
         ToAgent::GoAway(reason) => format!("GoAway ({})", reason.as_str()),
     }
 }

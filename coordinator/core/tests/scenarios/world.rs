@@ -159,7 +159,7 @@ impl World {
             "beat" => self.beat(words),
             "held" => {
                 let leases = words.plain.iter().skip(2).map(|t| self.token(t)).collect();
-                Event::Held(Held { stream: stream(words.at(1)), leases })
+                Event::Held(Held { stream: stream(words.at(1)), request: words.number("request", 0), leases })
             }
             "report" => Event::Report(self.report(words)),
             "release" => Event::Release(Release {

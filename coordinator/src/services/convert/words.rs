@@ -61,7 +61,7 @@ words! {
         JobCancelled, JobExpired, NotAcknowledged, Timeout, NotLive, SessionLost, Operator, Released,
     }
     ReleaseReason = ReleaseReason { Draining, RateLimited, Misconfigured, Overloaded, SpoolFull, Orphaned }
-    GoAwayReason = GoAwayReason { NotLeading, Superseded, Replaced }
+    GoAwayReason = GoAwayReason { NotLeading, Superseded, Replaced, Unanswered }
     WaitReason = WaitReason {
         JobClosed, Paused, NoAgentInRegion, NoAgentWithModel, AgentMisconfigured, Draining, GateClosed, Backoff,
         CapFull, WaitsToRunAlone, NoFreeSlot, Leased,
