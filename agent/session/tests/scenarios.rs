@@ -481,7 +481,9 @@ fn the_list_of_what_is_held_follows_the_heartbeat_that_acknowledges_it() {
     machine.handle_held_request(1, 1);
     machine.handle_held_request(1, 2);
     let (_, said) = turn(&mut machine, 1);
-    let [Message::Heartbeat(beat), Message::Held { number, request: 2, leases }] = &said[..] else { panic!("{said:?}") };
+    let [Message::Heartbeat(beat), Message::Held { number, request: 2, leases }] = &said[..] else {
+        panic!("{said:?}")
+    };
     assert_eq!((beat.number, &leases[..]), (*number, &[Held { token: 1, started: true }][..]));
 }
 

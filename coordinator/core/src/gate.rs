@@ -88,7 +88,7 @@ impl Gates {
             gate.limit = Some((gate.running / 2).max(1));
             gate.wait_ms = (gate.wait_ms * 2).clamp(FIRST_WAIT_MS, MAX_WAIT_MS);
         }
-        let floor = retry_after_ms.unwrap_or(gate.wait_ms).min(MAX_RETRY_AFTER_MS);
+        let floor = retry_after_ms.unwrap_or(gate.wait_ms.max(FIRST_WAIT_MS)).min(MAX_RETRY_AFTER_MS);
         let jitter = chance % (floor / 4 + 1_000);
         gate.until = gate.until.max(now.after(floor + jitter));
         gate.message = message.clone();
@@ -133,5 +133,10 @@ mod tests {
         assert_eq!([(); 8].map(|()| waits(&mut gates)), [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
         gates.succeeded(gate);
         assert_eq!(waits(&mut gates), 1_000);
+        // A call that was under way succeeds while the gate is closed, and another is refused.
+        gates.rate_limited(gate, now, None, &"no".into(), 0);
+        gates.succeeded(gate);
+        gates.rate_limited(gate, now.after(999), None, &"no".into(), 0);
+        assert_eq!(gates.closed(gate, now).map(|(wait, _)| wait), Some(2_000));
     }
 }

@@ -468,7 +468,10 @@ impl Job {
             }
         }
         if alone != self.alone {
-            return Err(format!("rule S7: job {:?}: {alone} cells wait to run alone, {} said", self.row.id, self.alone));
+            return Err(format!(
+                "rule S7: job {:?}: {alone} cells wait to run alone, {} said",
+                self.row.id, self.alone
+            ));
         }
         Ok(())
     }

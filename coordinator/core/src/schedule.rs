@@ -33,7 +33,7 @@ struct Candidate {
 }
 
 impl Core {
-    /// Grants what can be granted, a nonce a grant. Free slots are filled on every agent before any
+    /// Grants what can be granted, a nonce a grant; once they are used up there may be more. Free slots are filled on every agent before any
     /// agent is given more than it can run, so that a short job spreads over all of them.
     pub(crate) fn assign(&mut self, at: Now, nonces: Vec<Nonce>, out: &mut Decision) {
         let mut nonces = nonces.into_iter();
@@ -41,12 +41,13 @@ impl Core {
             let agents: Vec<AgentId> =
                 self.sessions.values().filter(|s| s.capacity(at.mono) > 0).map(|s| s.agent.clone()).collect();
             for agent in agents {
-                while let Some((job, cells)) = self.pick(at.mono, &agent, beyond_slots) {
-                    let Some(nonce) = nonces.next() else {
-                        self.untake(at.mono, job, &cells);
+                loop {
+                    if nonces.len() == 0 {
                         out.more = true;
                         return;
-                    };
+                    }
+                    let Some((job, cells)) = self.pick(at.mono, &agent, beyond_slots) else { break };
+                    let Some(nonce) = nonces.next() else { break };
                     self.grant(at, &agent, job, &cells, nonce, out);
                 }
             }
@@ -138,23 +139,6 @@ impl Core {
         let cell = self.jobs.get_mut(&no)?.take_alone(lane)?;
         self.sessions.get_mut(agent)?.alone = true;
         Some((no, vec![(cell, gate)]))
-    }
-
-    /// A grant that can't be made now: its cells go back where they were.
-    fn untake(&mut self, now: Millis, no: JobNo, cells: &[(Cell, GateNo)]) {
-        if let Some(job) = self.jobs.get_mut(&no) {
-            for &(cell, _) in cells {
-                job.put_back(cell, now, now);
-            }
-            // A cell that runs alone is given out beside the turns.
-            let alone = |cell| job.history.get(cell).is_some_and(|h| h.must_run_alone(&job.row.policy));
-            if !cells.iter().any(|(cell, _)| alone(cell)) {
-                job.turn -= (cells.len() as u64 * TURN / u64::from(job.row.policy.weight.max(1))).min(job.turn);
-            }
-        }
-        for session in self.sessions.values_mut() {
-            session.alone &= !session.leases.is_empty();
-        }
     }
 
     /// The agent that runs empty so that a cell can run alone, and the gate through which it will go:

@@ -80,7 +80,8 @@ impl Session {
             Hear::HeldRequest(asked) => {
                 let leases =
                     self.held.values().map(|token| pb::HeldLease { lease_token: token.clone(), started: true });
-                self.say(Say::Held(pb::Held { number: self.number, leases: leases.collect(), request: asked.number })).await;
+                self.say(Say::Held(pb::Held { number: self.number, leases: leases.collect(), request: asked.number }))
+                    .await;
             }
             _ => {}
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use semel_core::{
     batch::{AttemptRow, Batch, GrantRow, JobChange, Outcome, Record, Replaced},
+    event::Counts,
     id::{AgentId, Cell, Digest, Epoch, FencingToken, Incarnation, JobId, Nonce, RegionId, Seq},
     words::{AttemptKind, FailureReason, JobState, Status},
 };
@@ -51,6 +52,12 @@ pub struct CellBook {
     pub free: u32,
     /// How often it killed the process that had it, and paid for it with no attempt.
     pub kills: u32,
+    /// Whether it was ever leased.
+    pub granted: bool,
+    /// Its last lease came back for a reason that costs nothing, to this leader.
+    pub handed_back: bool,
+    /// Its agent died with it, in this budget.
+    pub died: bool,
 }
 
 /// A job.
@@ -60,6 +67,8 @@ pub struct Book {
     pub plan: Plan,
     /// Its state.
     pub state: JobState,
+    /// Whether it is paused.
+    pub paused: bool,
     /// Whether a time of completion is stored.
     pub completed: bool,
     /// How many cells have a record.
@@ -76,6 +85,20 @@ impl Book {
     /// How many cells it has.
     pub fn expected(&self) -> u32 {
         self.cells.len() as u32
+    }
+    /// Its conservation numbers, counted from its cells.
+    pub fn counts(&self) -> Counts {
+        let failed = |cell: &&CellBook| cell.record.is_some_and(|(_, _, status)| status == Status::Failed);
+        let rest = self.expected() - self.recorded - self.leased;
+        let open = self.state == JobState::Open;
+        Counts {
+            expected: self.expected(),
+            recorded: self.recorded,
+            failed: self.cells.iter().filter(failed).count() as u32,
+            leased: self.leased,
+            pending: if open { rest } else { 0 },
+            not_run: if open { 0 } else { rest },
+        }
     }
     /// Whether it has come to an end.
     pub fn ended(&self) -> bool {
@@ -149,6 +172,7 @@ impl Books {
         hold(self.leader.is_none_or(|l| l < epoch), "L1", || format!("epoch {epoch} after {:?}", self.leader))?;
         self.leader = Some(epoch);
         self.seq = 0;
+        self.jobs.values_mut().flat_map(|book| &mut book.cells).for_each(|cell| cell.handed_back = false);
         Ok(())
     }
 
@@ -183,8 +207,10 @@ impl Books {
             self.grant_ended(*grant, &mut ended)?;
         }
         for grant in &batch.grants {
+            self.in_turn(grant, batch)?;
             self.granted(grant, around)?;
         }
+        self.within_caps(batch)?;
         for row in &batch.attempts {
             self.attempted(row)?;
         }
@@ -210,6 +236,7 @@ impl Books {
         let book = Book {
             plan: plan.clone(),
             state: JobState::Open,
+            paused: false,
             completed: false,
             recorded: 0,
             leased: 0,
@@ -263,7 +290,7 @@ impl Books {
             return broken("P1", format!("a record that is not there moves: {replaced:?}"));
         };
         hold(token == replaced.token, "P1", || format!("{replaced:?} is recorded under {token}"))?;
-        *cell = CellBook { live: cell.live, ..CellBook::default() };
+        *cell = CellBook { live: cell.live, granted: true, ..CellBook::default() };
         if let Some(book) = self.jobs.get_mut(&replaced.job) {
             book.recorded -= 1;
             book.retries += 1;
@@ -351,7 +378,7 @@ impl Books {
             let book = self.cell(&grant.job, cell)?;
             hold(book.live.is_none(), "P2", || format!("{name}: {:?} is live as well", book.live))?;
             hold(book.record.is_none(), "P1", || format!("{name}: leased though it is recorded"))?;
-            book.live = Some(token);
+            (book.live, book.granted) = (Some(token), true);
             let job = self.jobs.get_mut(&grant.job);
             let Some(job) = job else { return Ok(()) };
             job.leased += 1;
@@ -374,6 +401,9 @@ impl Books {
     fn attempted(&mut self, row: &AttemptRow) -> Check {
         self.attempts.insert((row.token, row.kind, row.digest()));
         let limit = self.jobs.get(&row.job).map_or(0, |b| b.plan.policy.attempts);
+        if let Some(book) = self.jobs.get_mut(&row.job).filter(|_| row.kind != AttemptKind::Fenced) {
+            book.note_turn(row);
+        }
         let cell = self.cell(&row.job, row.cell)?;
         if row.kind == AttemptKind::Fenced {
             return hold(cell.live != Some(row.token), "C10", || {
@@ -400,6 +430,7 @@ impl Books {
             book.retries += u32::from(state == JobState::Open);
             book.state = state;
         }
+        book.paused = change.paused.unwrap_or(book.paused);
         if let Some(completed) = change.completed_at {
             book.completed = completed.is_some();
         }

@@ -20,7 +20,7 @@ use crate::{
 /// Sealed batches that wait; at the bound no more events are taken in.
 const MAX_SEALED: usize = 4;
 /// Time between two ticks.
-const TICK_MS: u64 = 500;
+pub(crate) const TICK_MS: u64 = 500;
 /// Steps between two full recounts of the core's memory.
 const RECOUNT_EVERY: u64 = 128;
 
@@ -189,6 +189,7 @@ impl World {
         self.clients.calls.clear();
         self.heard_acknowledged.clear();
         self.heard_started.clear();
+        self.waits = crate::turns::Waits::default();
         let ids: Vec<StreamId> = self.net.streams.keys().copied().collect();
         for id in ids {
             let Some(stream) = self.net.streams.get_mut(&id) else { continue };
@@ -273,8 +274,9 @@ impl World {
     }
 
     /// Steps an event that the shell has completed.
-    fn step(&mut self, event: Event) -> Check {
+    pub(crate) fn step(&mut self, event: Event) -> Check {
         let Some(brain) = &mut self.coordinator.brain else { return Ok(()) };
+        let limited = crate::turns::limited(&event).filter(|(token, _)| brain.core.leased_cell(*token).is_some());
         let mut report = None;
         let event = match event {
             Event::Report(mut r) => {
@@ -288,7 +290,11 @@ impl World {
             }
             other => other,
         };
-        self.step_with(event, report).map(|_| ())
+        self.step_with(event, report)?;
+        if let Some((token, wait_ms)) = limited {
+            self.gate_closes(token, wait_ms);
+        }
+        Ok(())
     }
 
     fn step_and_add(&mut self, event: Event) -> Result<bool, Violation> {
@@ -303,6 +309,9 @@ impl World {
         let mut decision = brain.core.step(now, event).map_err(rule_of)?;
         let lost = decision.batch.attempts.iter().filter(|a| a.kind == AttemptKind::Lost).count();
         hold(!first_tick || lost == 0, "L6", || format!("{lost} leases are lost by the coordinator's own sleep"))?;
+        let ticked = !brain.slept;
+        self.keeps_waits(now, &decision, ticked)?;
+        let Some(brain) = &mut self.coordinator.brain else { return Ok(false) };
         let at_once = std::mem::take(&mut decision.now);
         let more = decision.more;
         if let (Some(_), Some(report)) = (decision.ask, report) {
@@ -445,11 +454,9 @@ impl World {
             let Some(Out::Answer(_, Answer::Job(view))) = decision.outbox.first() else {
                 return broken("P4", format!("job {id} is in the tables and not in memory"));
             };
-            let c = view.counts;
-            let same = (c.expected, c.recorded, c.leased) == (book.expected(), book.recorded, book.leased);
-            hold(same && view.state == book.state, "P4", || {
-                format!("job {id}: memory says {c:?}, the tables {} recorded, {} leased", book.recorded, book.leased)
-            })?;
+            let stored = book.counts();
+            let same = view.counts == stored && (view.state, view.paused) == (book.state, book.paused);
+            hold(same, "P4", || format!("job {id}: memory says {view:?}, the tables {stored:?}"))?;
         }
         Ok(())
     }

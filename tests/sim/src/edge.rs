@@ -32,7 +32,8 @@ impl World {
         if !self.reads(id) {
             return Ok(());
         }
-        let Some(process) = self.net.streams.get(&id).map(|s| s.process) else { return Ok(()) };
+        let arrived = self.net.streams.get(&id).filter(|s| !s.up.severed);
+        let Some(process) = arrived.map(|s| s.process) else { return Ok(()) };
         trace!(self, "{} → coordinator {id:?}: {}", self.name(process), crate::words::up(&up));
         let event = match up {
             Message::Hello { slots, held, spooled } => {
@@ -169,6 +170,9 @@ impl World {
             }
             ToAgent::Revoke(token, RevokeReason::NotAcknowledged) => {
                 self.told.taken_back(self.now, token.fencing, self.config.ack_ms)?;
+                let process = &self.processes[process];
+                let received = !process.swallowed && process.witness.received.contains(&token);
+                hold(!received, "S2", || format!("{} is taken back as not arrived, and has arrived", token.fencing))?;
                 Down::Other(ToAgent::Revoke(token, RevokeReason::NotAcknowledged))
             }
             other => Down::Other(other),

@@ -20,6 +20,7 @@ mod network;
 mod store;
 mod strikes;
 mod told;
+mod turns;
 mod words;
 pub mod world;
 

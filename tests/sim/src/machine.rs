@@ -56,8 +56,12 @@ impl World {
         let dice = &mut self.dice;
         spool.entries.retain(|_, entry| entry.synced || dice.one_in(2));
         spool.entries.values_mut().for_each(|e| e.synced = true);
-        if let Some(stream) = stream {
-            self.hang_up(stream, notice);
+        let severed = self.dice.one_in(2);
+        if let Some(id) = stream {
+            self.hang_up(id, notice);
+            if let Some(stream) = self.net.streams.get_mut(&id) {
+                stream.up.severed = severed;
+            }
         }
     }
 
@@ -237,10 +241,11 @@ impl World {
             Down::Lease(lease) => {
                 let (token, poison) = (lease.token, self.poison_seed);
                 let kills = current && is_poison(poison, &lease.work, self.faults.poison, 1);
-                if current {
-                    witness.received.insert(token);
-                }
                 one.session.handle_lease(of, lease);
+                // A stream that it has just been told to leave it reads no more.
+                if one.session.held().iter().any(|held| held.token == token) {
+                    one.witness.received.insert(token);
+                }
                 if kills {
                     self.cell_kills(number, token)?;
                 }
@@ -379,7 +384,7 @@ impl World {
         let run = self.number();
         self.processes[number].runs.insert(token, run);
         self.running.insert(token.fencing, number);
-        self.began.insert(token.fencing);
+        self.began.insert(token.fencing, number);
         let f = &self.faults;
         let (hangs, fails, released, wrong, poison) = (f.hangs, f.fails, f.released, f.wrong, f.poison);
         let mut lasts = self.dice.skewed(1, f.run_ms);

@@ -28,6 +28,8 @@ pub struct Direction {
     pub lost: bool,
     /// Messages take this much longer.
     pub slower_ms: u64,
+    /// What is on its way is lost too: its sender's machine ended before it was sent out.
+    pub severed: bool,
 }
 
 /// A stream.

@@ -2,6 +2,7 @@
 
 use semel_core::{
     batch::{AttemptRow, Batch},
+    event::Event,
     id::{Digest, FencingToken, LeaseToken, Nonce, StreamId},
     words::{AttemptKind, FailureReason},
 };
@@ -26,7 +27,7 @@ impl World {
         self.struck[kind] += 1;
         match Fault::ALL[kind] {
             Fault::CoordinatorCrash => self.crash()?,
-            Fault::CoordinatorSleep => self.coordinator_sleeps(),
+            Fault::CoordinatorSleep => self.coordinator_sleeps()?,
             Fault::AgentCrash => {
                 if let Some(process) = self.someone() {
                     self.agent_dies(process)?;
@@ -94,14 +95,17 @@ impl World {
         Ok(())
     }
 
-    fn coordinator_sleeps(&mut self) {
+    fn coordinator_sleeps(&mut self) -> Check {
         if self.coordinator.brain.is_none() || self.coordinator.asleep_until > self.now {
-            return;
+            return Ok(());
         }
+        // What had run out by then is given up before: what is lost at the first tick afterwards, the sleep has lost.
+        self.step(Event::Tick)?;
         let sleep = self.dice.skewed(1_500, 40_000);
         trace!(self, "the coordinator stands still for {sleep} ms");
         self.coordinator.asleep_until = self.now + sleep;
         self.later(sleep, Ev::CoordinatorGoesOn(self.coordinator.life));
+        Ok(())
     }
 
     /// An agent's process ends; where all is one process, all of it.
@@ -136,12 +140,21 @@ impl World {
         })
     }
 
-    /// Where a lost lease is the end of its cell, a run that began and was lost is followed by no other one.
+    /// Where a lost lease is the end of its cell, a run that began and was lost is followed by no other one; but
+    /// an agent whose edge has swallowed what it said of a start cannot be held to it.
     pub(crate) fn ran_and_lost(&mut self, token: FencingToken, batch: &Batch) -> Check {
-        let Some(slot) = self.books.slots.get(&token).filter(|_| self.began.contains(&token)) else { return Ok(()) };
+        let Some(slot) = self
+            .books
+            .slots
+            .get(&token)
+            .filter(|_| self.began.get(&token).is_some_and(|p| !self.processes[*p].swallowed))
+        else {
+            return Ok(());
+        };
         let policy = self.books.jobs.get(&slot.job).map(|book| &book.plan.policy);
         let row = batch.attempts.iter().find(|a| a.token == token && a.kind != AttemptKind::Fenced);
-        let lost = row.is_some_and(|a| a.kind == AttemptKind::Lost);
+        let closed = batch.job_changes.get(&slot.job).is_some_and(|change| change.state.is_some());
+        let lost = row.map_or(!closed, |a| a.kind == AttemptKind::Lost);
         hold(!lost || policy.is_none_or(|p| p.on_lease_lost.may_run_again()), "S4", || {
             format!("{token} of job {} cell {} ran, was lost and waits again: {row:?}", slot.job, slot.cell.0)
         })

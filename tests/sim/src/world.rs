@@ -139,11 +139,13 @@ pub struct World {
     pub(crate) running: BTreeMap<FencingToken, ProcNo>,
     /// Leases that killed the process that had them, while they were live.
     pub(crate) killers: BTreeSet<FencingToken>,
-    /// Every lease whose run began.
-    pub(crate) began: BTreeSet<FencingToken>,
+    /// Every lease whose run began, and the process in which it did.
+    pub(crate) began: BTreeMap<FencingToken, ProcNo>,
     /// What this life of the coordinator was told of: leases acknowledged, and started.
     pub(crate) heard_acknowledged: BTreeSet<FencingToken>,
     pub(crate) heard_started: BTreeSet<FencingToken>,
+    /// What this life of the coordinator has decided on waits.
+    pub(crate) waits: crate::turns::Waits,
     /// Cells that kill the process that gets them; by job id and cell.
     pub(crate) poison_seed: u64,
     pub(crate) numbers: u64,
@@ -225,9 +227,10 @@ impl World {
             regions: BTreeMap::new(),
             running: BTreeMap::new(),
             killers: BTreeSet::new(),
-            began: BTreeSet::new(),
+            began: BTreeMap::new(),
             heard_acknowledged: BTreeSet::new(),
             heard_started: BTreeSet::new(),
+            waits: crate::turns::Waits::default(),
             poison_seed: dice.draw(),
             numbers: 0,
             trace: traced.then(Vec::new),
