@@ -56,6 +56,9 @@ impl<'a> Words<'a> {
     fn number(&self, name: &str, otherwise: u64) -> u64 {
         self.named.get(name).map_or(otherwise, |v| v.parse().expect(name))
     }
+    fn cap(&self, name: &str) -> Option<u32> {
+        self.named.get(name).map(|v| v.parse().expect(name))
+    }
     fn list(&self, name: &str) -> Vec<&'a str> {
         self.named.get(name).map_or(vec![], |v| v.split(',').collect())
     }
@@ -120,6 +123,28 @@ impl World {
                 while self.now < until {
                     self.now = until.min(self.now + 500);
                     lines.extend(self.step(Event::Tick));
+                }
+                lines
+            }
+            "busy" => {
+                // Events that come one after the other, and no tick among them.
+                let until = self.now + words.at(1).parse::<u64>().expect("milliseconds");
+                while self.now < until {
+                    self.now = until.min(self.now + 900);
+                    self.step(Event::StreamClosed(StreamId(u64::MAX)));
+                }
+                vec![]
+            }
+            "rounds" => {
+                // One cell at a time, each answered at once; only what is granted is shown.
+                let mut lines = Vec::new();
+                for _ in 0..words.at(1).parse::<u32>().expect("a number") {
+                    let granted = self.act("assign");
+                    let token = granted.first().and_then(|line| line.split(' ').nth(2)).expect("a grant").to_owned();
+                    lines.extend(granted);
+                    self.act("commit");
+                    self.act(&format!("report {} {token} ok", words.at(2)));
+                    self.act("commit");
                 }
                 lines
             }
@@ -217,12 +242,12 @@ impl World {
             cold_timeout_ms: 120_000,
             deadline_ms: words.number("deadline", 86_400_000),
             on_lease_lost: if words.has("fail_if_lost") { OnLeaseLost::Fail } else { OnLeaseLost::Retry },
-            max_leased: None,
-            max_leased_per_model: None,
-            max_leased_per_region: None,
-            require_reported_region: false,
-            weight: 1,
-            priority: 0,
+            max_leased: words.cap("cap"),
+            max_leased_per_model: words.cap("model_cap"),
+            max_leased_per_region: words.cap("region_cap"),
+            require_reported_region: words.has("region_reported"),
+            weight: words.number("weight", 1) as u32,
+            priority: words.number("priority", 0) as i32,
         };
         let nothing = Bytes::from_static(b"{}");
         Event::Submit(Submit {
@@ -270,7 +295,7 @@ impl World {
         let digest = Digest([words.number("digest", 7) as u8; 32]);
         let served = Served {
             region: words.named.get("region").copied().unwrap_or("eu").into(),
-            basis: RegionBasis::Configured,
+            basis: if words.has("reported") { RegionBasis::Reported } else { RegionBasis::Configured },
             model: words.named.get("model").copied().unwrap_or("").into(),
             request_id: "".into(),
             endpoint: "".into(),
