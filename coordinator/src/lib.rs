@@ -104,7 +104,8 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let (stop, streams) = (CancellationToken::new(), CancellationToken::new());
     let mut led = tokio::spawn(lead::lead(shared, specs, settings.core, inbox, leading, stop.clone()));
     tokio::select! {
-        _ = following.wait_for(|l| l.at.is_some()) => {}
+        // Once leading has ended there is nothing to wait for: the other branch says why.
+        Ok(_) = following.wait_for(|l| l.at.is_some()) => {}
         ended = &mut led => {
             store.close().await;
             return Err(ended.unwrap_or_else(|panic| Err(LeadError::Broken(panic.to_string()))).err().map_or_else(

@@ -16,6 +16,8 @@ mod wrong;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use prost::Message;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use semel_coordinator::Limits;
 use semel_proto::v1 as pb;
 use tonic::{Code, Status};
@@ -239,8 +241,33 @@ async fn what_is_not_there_is_not_found_by_name_on_every_call() {
         admin.list_audit_log(pb::ListAuditLogRequest { namespace: other(), ..Default::default() }).await.map(|_| ()),
     ];
     assert!(refused.iter().all(|r| r.as_ref().is_err_and(|s| s.code() == Code::NotFound)), "{refused:?}");
-    let status = server.without_token().list_jobs(pb::ListJobsRequest::default()).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_call_wants_the_token_health_and_reflection_too() {
+    let server = Server::start().await;
+    let contract = FileDescriptorSet::decode(semel_proto::DESCRIPTORS).unwrap();
+    let mut paths: Vec<String> = ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"].map(Into::into).into();
+    for version in ["v1", "v1alpha"] {
+        paths.push(format!("grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"));
+    }
+    for file in &contract.file {
+        for service in &file.service {
+            let of =
+                |method: &MethodDescriptorProto| format!("{}.{}/{}", file.package(), service.name(), method.name());
+            paths.extend(service.method.iter().map(of));
+        }
+    }
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths.iter().map(|path| format!("/{path}")) {
+        for token in [None, Some("Bearer no"), Some("")] {
+            let refused = server.call(&path, token).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{path} with {token:?}: {refused:?}");
+        }
+        let code = server.call(&path, Some(server.token())).await.map_or_else(|s| s.code(), |()| Code::Ok);
+        assert!(![Code::Unauthenticated, Code::Unimplemented].contains(&code), "{path}: {code:?}");
+    }
     server.stop().await;
 }
 

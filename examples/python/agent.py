@@ -104,8 +104,7 @@ class Agent:
             self.outbox = queue.Queue()
             self.hello()
             try:
-                for message in self.contract.stub("AgentService/Session")(
-                        iter(self.outbox.get, None), metadata=self.contract.metadata):
+                for message in self.contract.stub("AgentService/Session")(iter(self.outbox.get, None)):
                     self.handle(message)
             except grpc.RpcError as error:
                 print(f"stream ended: {error.details()}", file=sys.stderr)

@@ -11,12 +11,24 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 
+class Token(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
+    """Shows the coordinator's token with every call, reflection's too."""
+
+    def __init__(self, token: str):
+        self.metadata = [("authorization", f"Bearer {token}")]
+
+    def intercept(self, call, details, request):
+        return call(details._replace(metadata=self.metadata), request)
+
+    intercept_unary_unary = intercept_unary_stream = intercept_stream_stream = intercept
+
+
 class Contract:
     """Calls of semel.v1 by name: `contract.call("JobService/GetJob", job_id="j")`."""
 
     def __init__(self, address: str, token: str):
-        self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 64 << 20)])
-        self.metadata = [("authorization", f"Bearer {token}")]
+        channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 80 << 20)])
+        self.channel = grpc.intercept_channel(channel, Token(token))
         self.database = ProtoReflectionDescriptorDatabase(self.channel)
         self.pool = DescriptorPool(self.database)
 
@@ -54,4 +66,4 @@ class Contract:
         """Calls with these fields."""
         service, name = method.split("/")
         request = self.pool.FindServiceByName(f"semel.v1.{service}").FindMethodByName(name).input_type
-        return self.stub(method)(message_factory.GetMessageClass(request)(**fields), metadata=self.metadata)
+        return self.stub(method)(message_factory.GetMessageClass(request)(**fields))

@@ -1,4 +1,4 @@
-//! Who calls: every call but health and reflection wants the bearer token.
+//! Who calls: every call wants the bearer token, also health and reflection.
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use semel_proto::{
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{service::interceptor::InterceptedService, transport::Server};
+use tonic::{service::InterceptorLayer, transport::Server};
 
 use crate::shell::Shell;
 
@@ -56,7 +56,6 @@ pub(crate) async fn serve(
     };
     let (reporter, health) = tonic_health::server::health_reporter();
     let follow = tokio::spawn(follow_health(shell.clone(), reporter));
-    let auth = auth::Auth::new(token);
     let agents = AgentServiceServer::new(agent::Agents::new(shell.clone(), stop.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -71,12 +70,13 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .tcp_nodelay(true)
+        .layer(InterceptorLayer::new(auth::Auth::new(token)))
         .add_service(health)
         .add_service(v1)
         .add_service(v1alpha)
-        .add_service(InterceptedService::new(agents, auth.clone()))
-        .add_service(InterceptedService::new(jobs, auth.clone()))
-        .add_service(InterceptedService::new(admin, auth))
+        .add_service(agents)
+        .add_service(jobs)
+        .add_service(admin)
         .serve_with_incoming(TcpListenerStream::new(listener));
     let ended = tokio::select! {
         ended = served => ended,

@@ -10,10 +10,12 @@ use semel_proto::v1::{
 use tempfile::TempDir;
 use tonic::{
     Request, Status,
+    client::Grpc,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
+use tonic_prost::ProstCodec;
 use tonic_types::StatusExt;
 
 /// Shows the token with every call.
@@ -70,8 +72,19 @@ impl Server {
         AgentServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
             .max_encoding_message_size(80 << 20)
     }
-    pub fn without_token(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone())
+    /// Calls a method without a message, and says what became of it; with a token or without.
+    pub async fn call(&self, path: &str, token: Option<&str>) -> Result<(), Status> {
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.unwrap();
+        let mut request = Request::new(());
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", token.parse().unwrap());
+        }
+        client.unary(request, path.parse().unwrap(), ProstCodec::<(), ()>::default()).await.map(|_| ())
+    }
+    /// What `authorization` says of who has the token.
+    pub fn token(&self) -> &str {
+        self.token.0.to_str().unwrap()
     }
 
     pub async fn submit(&self, job: &str, spec: pb::JobSpec) -> Result<pb::SubmitJobResponse, Status> {
