@@ -6,6 +6,7 @@
 mod arguments;
 mod clock;
 mod exit;
+mod hint;
 mod json;
 mod picture;
 mod rate;

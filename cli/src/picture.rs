@@ -123,15 +123,6 @@ pub fn lines(job: &pb::Job, groups: &[pb::PendingGroup], rate: Option<&Rate>) ->
     lines
 }
 
-/// A word as a shell takes it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,12 +187,5 @@ mod tests {
                 "8 of a\\u{1b}[2J in us-east: the agent can't reach the model: agent us-east: \\u{1b}]0;x\\u{7}connection refused"
             ]
         );
-    }
-
-    #[test]
-    fn a_word_is_quoted_for_a_shell_only_where_it_must_be() {
-        assert_eq!(quoted("examples/first.yaml"), "examples/first.yaml");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -1,6 +1,7 @@
 //! The one road of every verb: the contract, to a coordinator that runs or to one started for the call.
 
 use std::{
+    error::Error,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -283,6 +284,15 @@ pub fn failure(status: Status) -> anyhow::Error {
             None => anyhow::anyhow!("{}", words(&status)),
         },
     }
+}
+
+/// Why a call did not come through: the innermost cause where the transport knows one, else the status's own words.
+pub fn root_cause(status: &Status) -> String {
+    let mut cause: Option<&dyn Error> = status.source();
+    while let Some(inner) = cause.and_then(Error::source) {
+        cause = Some(inner);
+    }
+    cause.map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
 /// The job that a status says is not there.

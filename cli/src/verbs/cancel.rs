@@ -7,11 +7,11 @@ use semel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use crate::{
-    arguments::OutputArgs,
+    arguments::{OutputArgs, Place},
     exit::Exit,
-    json, picture,
-    road::{Target, ask, steering_failure},
-    terminal::{Out, shown},
+    hint, json, picture,
+    road::{ask, steering_failure},
+    terminal::Out,
     verbs::here,
 };
 
@@ -35,8 +35,8 @@ pub struct Arguments {
 ///
 /// # Errors
 /// There is no such job, or it is complete.
-pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit> {
-    let answer = ask(target, async |mut jobs| {
+pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
+    let answer = ask(&place.target()?, async |mut jobs| {
         let request = pb::CancelJobRequest {
             job_id: arguments.job.clone(),
             reason: arguments.reason.clone(),
@@ -63,8 +63,8 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
     }
     if job.state() == pb::JobState::Cancelled {
         out.line(format!(
-            "to open it again: semel retry {} --status failed --reopen",
-            shown(&picture::quoted(&arguments.job))
+            "to open it again: {}",
+            hint::command(place, "retry", &arguments.job, "--status failed --reopen")
         ))?;
     }
     out.flush()?;

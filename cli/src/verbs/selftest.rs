@@ -28,6 +28,8 @@ const MODELS: [&str; 3] = ["selftest-a", "selftest-b", "selftest-c"];
 const REGIONS: [&str; 3] = ["us-east", "eu-west", "asia-pacific"];
 /// How long running cells may finish after Ctrl-C: they take no time.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a coordinator that doesn't answer any more is asked again.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Run the 72-cell job on the built-in echo, then audit it: a step of every install and upgrade
 ///
@@ -120,6 +122,7 @@ fn plan(name: &str, folder: &Path) -> anyhow::Result<Plan> {
         is_echo: false,
         spools: folder.join("spools"),
         grace: GRACE,
+        patience: PATIENCE,
     })
 }
 
