@@ -182,3 +182,27 @@ fn the_self_test_records_72_of_72() {
     assert_eq!(folder.json(&["selftest"])["recorded"], 72);
     assert!(!is_there(&folder.path("semel.db")), "the self-test's store is its own");
 }
+
+#[test]
+fn the_self_test_goes_through_the_store_that_it_is_pointed_at() {
+    let folder = Folder::new();
+    let selftest = ["selftest", "--store", "s.db"];
+    let passed = "72 of 72 recorded; its job selftest-";
+    // One that isn't there, one that is, and one on which a coordinator runs.
+    folder.semel(&selftest).exits(0).says("72 expected, 72 recorded, 0 missing, 0 extra").says(passed);
+    folder.semel(&selftest).exits(0).says(passed);
+    folder.gated_agents();
+    let run = folder.start(&["run", "job.yaml", "--agents", "agents.json", "--store", "s.db"]);
+    wait_until("its coordinator runs", || is_there(&folder.path("s.db.endpoint")));
+    folder.semel(&selftest).exits(0).says(passed);
+    folder.write("gate", "");
+    run.end().exits(0);
+    let jobs = folder.json(&["audit", "--all", "--store", "s.db"]);
+    let tests = jobs.as_array().expect("jobs").iter().filter(|job| job["expected"] == 72 && job["recorded"] == 72);
+    assert_eq!(tests.count(), 3, "{jobs}");
+    // What it is pointed at and can't use fails it.
+    folder.write("none.db", "not a database, and long enough to be told from an empty one");
+    folder.semel(&["selftest", "--store", "none.db"]).exits(1).complains("none.db");
+    let named = folder.command(&["selftest"]).env("SEMEL_STORE", "none.db").output().expect("it runs");
+    assert_eq!(named.status.code(), Some(1), "{named:?}");
+}

@@ -25,6 +25,8 @@ use crate::{
     verbs::{get_job, here, list},
 };
 
+/// How long an agent may take to write what finished at the end of its grace.
+const SPOOLING: Duration = Duration::from_secs(1);
 /// Bytes of a spool folder's name, at most; file systems take 255.
 const MAX_FOLDER_BYTES: usize = 200;
 /// Hex digits of the digest that tells two shortened names apart.
@@ -76,7 +78,7 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
     let mut jobs = road.jobs();
     let request =
         pb::SubmitJobRequest { job_id: plan.job_id.clone(), spec: Some(plan.spec.clone()), ..Default::default() };
-    let mut job = here(jobs.submit_job(request).await.map_err(failure)?.into_inner().job)?;
+    let job = here(jobs.submit_job(request).await.map_err(failure)?.into_inner().job)?;
     match job.state() {
         pb::JobState::Complete => {
             screen.last(&job, &[]);
@@ -90,16 +92,19 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
         screen.warn("the job is paused: its cells wait until `semel resume`");
     }
     let mut fleet = Fleet::start(road, &plan);
-    let watched = watch(road, &plan, &mut job, &mut fleet, signals, screen).await;
+    let mut last = Last { job, is_outage: false };
+    let watched = watch(road, &plan, &mut last, &mut fleet, signals, screen).await;
     if matches!(watched, Ok(Watched::Signal)) {
         let grace = humantime::format_duration(plan.grace);
         screen.note(&format!("stopping: what runs may finish within {grace}; Ctrl-C once more stops at once"));
     }
-    let stopped = fleet.stop(signals).await;
+    // Nobody is there to take back what agents hold; they must not wait for that.
+    let limit = last.is_outage.then(|| plan.grace + SPOOLING);
+    let stopped = fleet.stop(signals, limit).await;
     let watched = watched?;
     stopped?;
     // A coordinator that has gone since can't take back what was seen.
-    job = get_job(&mut jobs, &plan.job_id).await.unwrap_or(job);
+    let job = get_job(&mut jobs, &plan.job_id).await.unwrap_or(last.job);
     screen.last(&job, &[]);
     Ok(match watched {
         Watched::End => Ended::Done(job),
@@ -146,11 +151,18 @@ enum Watched {
     Signal,
 }
 
-/// Shows the job until it has ended or a signal comes; `job` is then as it was seen last.
+/// How things stood when they were seen last.
+struct Last {
+    job: pb::Job,
+    /// Whether the coordinator didn't answer.
+    is_outage: bool,
+}
+
+/// Shows the job until it has ended or a signal comes.
 async fn watch(
     road: &mut Road,
     plan: &Plan,
-    job: &mut pb::Job,
+    last: &mut Last,
     fleet: &mut Fleet,
     signals: &Signals,
     screen: &mut Screen,
@@ -158,7 +170,6 @@ async fn watch(
     let mut watch = Watch::start(road.jobs(), plan.job_id.clone(), plan.patience);
     // Empty until the first picture, and while the coordinator doesn't answer: nothing is shown that may be wrong.
     let mut waiting: Option<Vec<pb::PendingGroup>> = None;
-    let mut is_outage = false;
     loop {
         let seen = tokio::select! {
             biased;
@@ -170,22 +181,22 @@ async fn watch(
         };
         match seen {
             Some(Seen::Picture(picture)) => {
-                if std::mem::take(&mut is_outage) {
+                if std::mem::take(&mut last.is_outage) {
                     screen.note(&format!("the coordinator at {} answers again", road.address()));
                 }
-                *job = here(picture.job)?;
+                last.job = here(picture.job)?;
                 waiting = Some(picture.pending);
             }
             Some(Seen::Outage(outage)) => {
-                is_outage = true;
+                last.is_outage = true;
                 waiting = None;
                 screen.warn(&no_answer(road, &outage));
             }
             None => {}
         }
         let Some(waiting) = &waiting else { continue };
-        screen.show(job, waiting);
-        if job.state() != pb::JobState::Open {
+        screen.show(&last.job, waiting);
+        if last.job.state() != pb::JobState::Open {
             return Ok(Watched::End);
         }
     }
@@ -242,12 +253,20 @@ impl Fleet {
         }
     }
 
-    /// Stops them: cleanly, until a second signal.
-    async fn stop(mut self, signals: &Signals) -> anyhow::Result<()> {
+    /// Stops them: cleanly, until a second signal or for so long. Finished results are in their spools.
+    async fn stop(mut self, signals: &Signals, limit: Option<Duration>) -> anyhow::Result<()> {
         self.shutdown.cancel();
+        let over = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(over);
         loop {
             tokio::select! {
                 () = signals.now.cancelled() => return Ok(()),
+                () = &mut over => return Ok(()),
                 ended = self.agents.join_next() => match ended {
                     Some(ended) => why_ended(ended)?,
                     None => return Ok(()),
