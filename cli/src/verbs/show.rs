@@ -103,7 +103,7 @@ fn choice(key: &pb::ExecutionKey) -> pb::CellFilter {
 }
 
 fn as_text(job: &pb::Job) -> String {
-    let mut lines = picture::lines(job, &[], None);
+    let mut lines = picture::lines(job, &[], None, None);
     let times = [
         ("submitted", &job.submitted_at),
         ("deadline", &job.deadline_at),

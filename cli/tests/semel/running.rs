@@ -5,12 +5,20 @@ use super::support::{Folder, assert_harmless, is_there, wait_until};
 #[test]
 fn a_job_runs_to_its_end_and_the_same_command_again_runs_nothing() {
     let folder = Folder::new();
-    folder
+    let run = folder
         .semel(&["run", "job.yaml", "--echo"])
         .exits(0)
         .says("8 of 8 recorded")
         .says("no model was asked")
         .says("semel audit small");
+    let table: Vec<Vec<&str>> = run.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    for row in [
+        &["model", "region", "expected", "recorded", "missing", "extra", "failed"][..],
+        &["b", "eu-west", "2", "2", "0", "0", "0"],
+        &["all", "8", "8", "0", "0", "0"],
+    ] {
+        assert!(table.iter().any(|line| line == row), "{row:?} is not in {run:#?}");
+    }
     folder.semel(&["audit", "small"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
     let before = folder.semel(&["export", "small"]).exits(0).stdout;
     folder.semel(&["run", "job.yaml", "--echo"]).exits(0).says("8 of 8 recorded already; nothing to run");
