@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 
 use semel_coordinator::{Limits, Running, Settings};
-use semel_proto::v1::{
-    self as pb, admin_service_client::AdminServiceClient, agent_service_client::AgentServiceClient,
-    job_service_client::JobServiceClient,
+use semel_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{
+        self as pb, admin_service_client::AdminServiceClient, agent_service_client::AgentServiceClient,
+        job_service_client::JobServiceClient,
+    },
 };
 use tempfile::TempDir;
 use tonic::{
@@ -68,7 +71,7 @@ impl Server {
     }
     pub fn agents(&self) -> Agents {
         AgentServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
-            .max_encoding_message_size(80 << 20)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
     pub fn without_token(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.channel.clone())
