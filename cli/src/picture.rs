@@ -35,7 +35,7 @@ pub fn standing(job: &pb::Job, rate: Option<&Rate>) -> String {
     let mut parts = vec![format!("{state}{paused}"), format!("{} of {} recorded", counts.recorded, counts.expected)];
     let known = [
         (counts.failed, "failed"),
-        (counts.leased, "with agents"),
+        (counts.leased, "leased"),
         (counts.pending, "waiting"),
         (counts.not_run, "will not run"),
     ];
@@ -239,7 +239,7 @@ mod tests {
         rate.look(Duration::from_secs(11), 11);
         assert_eq!(
             headline(&job(), Some(&rate)),
-            "first: open, 11 of 24 recorded, 1 failed, 3 with agents, 10 waiting, 1.0/s, about 13 s left"
+            "first: open, 11 of 24 recorded, 1 failed, 3 leased, 10 waiting, 1.0/s, about 13 s left"
         );
     }
 

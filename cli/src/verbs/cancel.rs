@@ -10,7 +10,7 @@ use crate::{
     arguments::{OutputArgs, Place},
     exit::Exit,
     hint, json, picture,
-    road::{ask, steering_failure},
+    road::steer,
     terminal::Out,
     verbs::here,
 };
@@ -36,18 +36,9 @@ pub struct Arguments {
 /// # Errors
 /// There is no such job, or it is complete.
 pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
-    let answer = ask(&place.target()?, async |mut jobs| {
-        let request = pb::CancelJobRequest {
-            job_id: arguments.job.clone(),
-            reason: arguments.reason.clone(),
-            ..Default::default()
-        };
-        match jobs.cancel_job(request).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(steering_failure(jobs, &arguments.job, status).await),
-        }
-    })
-    .await?;
+    let request =
+        pb::CancelJobRequest { job_id: arguments.job.clone(), reason: arguments.reason.clone(), ..Default::default() };
+    let answer = steer(&place.target()?, &arguments.job, async |mut jobs| jobs.cancel_job(request).await).await?;
     let job = here(answer.job)?;
     let mut out = Out::new();
     if arguments.output.is_json() {

@@ -76,6 +76,8 @@ fn a_killed_run_goes_on_where_it_stopped() {
     // The endpoint file of the dead process is still there, and leads nobody astray.
     assert!(is_there(&folder.path("semel.db.endpoint")));
     folder.semel(&["list"]).exits(0).says("small");
+    let show = folder.semel(&["show", "small"]).exits(0).says("no agent is connected: the");
+    assert!(show.stdout.contains(" leased wait for theirs until their leases run out"), "{show:?}");
     folder.write("gate", "");
     folder.semel(&["run", "job.yaml", "--agents", "agents.json"]).exits(0).says("8 of 8 recorded");
     folder.semel(&["audit"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
@@ -90,6 +92,8 @@ fn while_a_run_works_the_other_verbs_speak_to_it_and_a_second_run_is_refused() {
     folder.wait_until_leased();
     folder.semel(&arguments).exits(1).complains("is in use by process");
     folder.semel(&["list"]).exits(0).says("open");
+    let show = folder.semel(&["show", "small"]).exits(0).says(" leased");
+    assert!(!show.stdout.contains("no agent is connected"), "{show:?}");
     folder.semel(&["audit", "small"]).exits(0).says("8 missing");
     let why = folder.json(&["why", "small"]);
     assert!(
@@ -181,6 +185,15 @@ fn an_answer_with_terminal_escapes_does_nothing_to_the_terminal() {
     assert_harmless(&shown.stdout);
     assert_harmless(&folder.json(&cell).to_string());
     assert_harmless(&folder.semel(&["export", "small"]).exits(0).stdout);
+}
+
+#[test]
+fn what_is_logged_where_no_terminal_is_has_no_escapes() {
+    let folder = Folder::new();
+    let logged = folder.semel(&["run", "job.yaml", "--echo", "-v"]).exits(0).complains("INFO");
+    assert_harmless(&logged.stderr);
+    let colored = folder.semel(&["list", "-v", "--color", "always"]).exits(0);
+    assert!(colored.stderr.contains('\u{1b}'), "{colored:?}");
 }
 
 #[test]
