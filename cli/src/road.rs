@@ -106,6 +106,14 @@ impl Road {
 
     async fn start(store: &Path) -> anyhow::Result<Self> {
         usable(store)?;
+        if is_read_only(store) {
+            bail!(
+                "--store {} can't be used: this user may only read it or its folder, and every verb but `audit` writes a \
+                 lock beside it, and SQLite its log. `semel audit` reads it as it is; for the others name a copy of it in \
+                 a folder that may be written",
+                store.display()
+            );
+        }
         let settings = Settings {
             store: store.to_owned(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -264,13 +272,6 @@ fn usable(store: &Path) -> Result<(), Refused> {
 /// Why no coordinator could be started on a store, and what to do. One that is held stays as it is: it is waited for.
 fn of_store(store: &Path, error: StartError) -> anyhow::Error {
     let help = match &error {
-        StartError::Store(OpenError::Lock(LockError::Io { .. }) | OpenError::Database { .. })
-        | StartError::Endpoint(..)
-            if is_read_only(store) =>
-        {
-            "this user may only read it or its folder, where every verb but `audit` keeps a lock and SQLite its log; \
-             `semel audit` reads it as it is, and a copy in a folder that may be written is as good as this"
-        }
         StartError::Store(OpenError::Lock(LockError::Io { .. })) | StartError::Endpoint(..) => {
             "name a file in a folder that this user may write"
         }
@@ -280,7 +281,8 @@ fn of_store(store: &Path, error: StartError) -> anyhow::Error {
     anyhow::Error::from(error).context(format!("--store {} can't be used; {help}", store.display()))
 }
 
-/// Whether a store is there, and this user may not write it or make files beside it.
+/// Whether a store is there, and this user may not write it or make files beside it. Not to be asked while this process
+/// has the store open: closing a file drops the locks that SQLite has on it.
 fn is_read_only(store: &Path) -> bool {
     let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let may_write = || File::options().append(true).open(store).is_ok() && tempfile::tempfile_in(folder).is_ok();

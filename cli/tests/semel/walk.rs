@@ -125,7 +125,7 @@ fn a_store_that_can_not_be_used_says_why_once_and_nothing_is_made() {
         for verb in [&["list"][..], &["show", "j"], &["why", "j"], &["export", "j"]] {
             in_words(folder.semel(&[verb, &["--store", "/proc/version"]].concat()))
                 .exits(1)
-                .complains("--store /proc/version can't be used; this user may only read it or its folder")
+                .complains("--store /proc/version can't be used: this user may only read it or its folder")
                 .complains("`semel audit` reads it as it is");
         }
         in_words(folder.semel(&run("/proc/x.db")))

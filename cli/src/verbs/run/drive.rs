@@ -94,13 +94,22 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
     let mut fleet = Fleet::start(road, &plan);
     let mut last = Last { job, is_outage: false };
     let watched = watch(road, &plan, &mut last, &mut fleet, signals, screen).await;
-    if matches!(watched, Ok(Watched::Signal)) {
-        let grace = humantime::format_duration(plan.grace);
-        screen.note(&format!("stopping: what runs may finish within {grace}; Ctrl-C once more stops at once"));
+    let grace = humantime::format_duration(plan.grace);
+    match &watched {
+        Ok(Watched::End) => {}
+        Ok(Watched::Signal) => {
+            screen.note(&format!("stopping: what runs may finish within {grace}; Ctrl-C once more stops at once"));
+        }
+        Err(error) => {
+            let why = error.to_string();
+            let why = why.lines().next().unwrap_or_default();
+            screen.note(&format!("stopping: {why}; what runs may finish within {grace}, Ctrl-C stops at once"));
+        }
     }
-    // Nobody is there to take back what agents hold; they must not wait for that.
-    let limit = last.is_outage.then(|| plan.grace + SPOOLING);
-    let stopped = fleet.stop(signals, limit).await;
+    // Where nobody is there to take back what agents hold, they must not wait for that.
+    let limit = (last.is_outage || watched.is_err()).then(|| plan.grace + SPOOLING);
+    let at_once = if watched.is_err() { &signals.stop } else { &signals.now };
+    let stopped = fleet.stop(at_once, limit).await;
     let watched = watched?;
     stopped?;
     // A coordinator that has gone since can't take back what was seen.
@@ -253,8 +262,8 @@ impl Fleet {
         }
     }
 
-    /// Stops them: cleanly, until a second signal or for so long. Finished results are in their spools.
-    async fn stop(mut self, signals: &Signals, limit: Option<Duration>) -> anyhow::Result<()> {
+    /// Stops them: cleanly, until they are to end at once or for so long. Finished results are in their spools.
+    async fn stop(mut self, at_once: &CancellationToken, limit: Option<Duration>) -> anyhow::Result<()> {
         self.shutdown.cancel();
         let over = async {
             match limit {
@@ -265,7 +274,7 @@ impl Fleet {
         tokio::pin!(over);
         loop {
             tokio::select! {
-                () = signals.now.cancelled() => return Ok(()),
+                () = at_once.cancelled() => return Ok(()),
                 () = &mut over => return Ok(()),
                 ended = self.agents.join_next() => match ended {
                     Some(ended) => why_ended(ended)?,
