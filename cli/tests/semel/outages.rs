@@ -85,6 +85,30 @@ fn an_interrupt_while_no_coordinator_answers_says_how_to_go_on() {
 }
 
 #[test]
+fn a_run_whose_own_coordinator_is_deposed_says_so_and_ends_within_its_grace() {
+    let folder = Folder::new();
+    folder.gated_agents();
+    let arguments = ["run", "job.yaml", "--agents", "agents.json", "--grace", "1s"];
+    let run = folder.start(&arguments);
+    folder.wait_until_leased();
+    let store = folder.path("semel.db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        use sqlx::{Connection, SqliteConnection};
+        let mut tables = SqliteConnection::connect(&format!("sqlite:{}", store.display())).await.expect("open");
+        sqlx::query("UPDATE leadership SET epoch = epoch + 1").execute(&mut tables).await.expect("written");
+        tables.close().await.expect("closed");
+    });
+    // Its next commit finds that out.
+    folder.write("gate", "");
+    let gated = Instant::now();
+    run.end().exits(1).complains("stopping: deposed").complains("error: deposed: epoch");
+    assert!(gated.elapsed() < TOLD_WITHIN, "after {:?}", gated.elapsed());
+    folder.semel(&arguments).exits(0).says("8 of 8 recorded");
+    folder.semel(&["audit", "small"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
+}
+
+#[test]
 fn a_coordinator_that_comes_back_is_gone_on_with() {
     let folder = Folder::new();
     let service = Service::start(&folder);
