@@ -214,8 +214,12 @@ async fn watch(
 /// An outage in words.
 fn no_answer(road: &Road, outage: &Outage) -> String {
     let Outage { why, lasted, again_in } = outage;
-    let (lasted, again_in) = (in_words(*lasted), in_words(*again_in));
-    format!("no answer from the coordinator at {} for {lasted}: {why}; it is asked again in {again_in}", road.address())
+    let again = match again_in.as_secs() {
+        0 => "at once".to_owned(),
+        _ => format!("in {}", in_words(*again_in)),
+    };
+    let lasted = in_words(*lasted);
+    format!("no answer from the coordinator at {} for {lasted}: {why}; it is asked again {again}", road.address())
 }
 
 /// The end of an outage that lasted too long, with what can be done; any other error as it is.
