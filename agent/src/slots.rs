@@ -24,7 +24,7 @@ pub const DEFAULT_MAX_OUTPUT_BYTES: u64 = 32 << 20;
 /// The longest error text that is reported, in bytes; a Welcome can only lower it.
 pub const MAX_ERROR_BYTES: u64 = 64 << 10;
 /// Output and provider's body of one report, together, in bytes: 1 MiB under the largest message.
-const MAX_CONTENT_BYTES: usize = crate::stream::MAX_MESSAGE_BYTES - (1 << 20);
+const MAX_CONTENT_BYTES: usize = semel_proto::MAX_MESSAGE_BYTES - (1 << 20);
 
 /// Limits of the coordinator, as the last Welcome said them.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ use crate::clock;
 use crate::slots::Slots;
 use crate::spool::Spool;
 use crate::wire::{self, Action, Machine, SharedReport, Work};
-pub(crate) use dial::{Coordinator, MAX_MESSAGE_BYTES};
+pub(crate) use dial::Coordinator;
 use outbound::Outbound;
 
 use pb::session_response::Body as Heard;

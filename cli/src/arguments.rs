@@ -1,6 +1,6 @@
 //! The command line as it is written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -43,9 +43,9 @@ Example:
 /// Which coordinator, on which store.
 #[derive(Debug, Args)]
 pub struct Place {
-    /// The store: a SQLite file.
-    #[arg(long, global = true, env = "SEMEL_STORE", default_value = "./semel.db", value_name = "PATH")]
-    pub store: PathBuf,
+    /// The store: a SQLite file. [default: ./semel.db]
+    #[arg(long, global = true, env = "SEMEL_STORE", value_name = "PATH")]
+    pub store: Option<PathBuf>,
     /// Speak to the coordinator that listens here, in place of the store's own.
     #[arg(long, global = true, value_name = "HOST:PORT", requires = "token_file")]
     pub coordinator: Option<String>,
@@ -54,14 +54,27 @@ pub struct Place {
     pub token_file: Option<PathBuf>,
 }
 
+/// The store where none is named; the help says so.
+const DEFAULT_STORE: &str = "./semel.db";
+
 impl Place {
+    /// The store that is named, or else the default one.
+    pub fn store(&self) -> &Path {
+        self.store.as_deref().unwrap_or(Path::new(DEFAULT_STORE))
+    }
+
+    /// Whether the command line or the environment names a store.
+    pub fn is_store_named(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// Which coordinator that names.
     ///
     /// # Errors
     /// The token's file can't be used.
     pub fn target(&self) -> anyhow::Result<Target> {
         let (Some(address), Some(file)) = (&self.coordinator, &self.token_file) else {
-            return Ok(Target::Store(self.store.clone()));
+            return Ok(Target::Store(self.store().to_owned()));
         };
         let text = std::fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?;
         let token = text.trim();

@@ -6,6 +6,7 @@
 mod arguments;
 mod clock;
 mod exit;
+mod hint;
 mod json;
 mod picture;
 mod rate;
@@ -28,8 +29,8 @@ const LEFTOVERS: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_log(arguments.verbose);
     terminal::choose_colors(arguments.color);
+    start_log(arguments.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(Err(anyhow::anyhow!("the runtime can't be made: {error}"))).into(),
@@ -48,5 +49,6 @@ fn start_log(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(asked));
-    fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_colored = console::colors_enabled_stderr();
+    fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_colored).init();
 }

@@ -1,19 +1,24 @@
 //! The one road of every verb: the contract, to a coordinator that runs or to one started for the call.
 
 use std::{
+    error::Error,
+    fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use semel_coordinator::{
     Limits, Running, Settings, StartError, endpoint,
     store::sqlite::{LockError, OpenError},
 };
-use semel_proto::v1::{self as pb, admin_service_client::AdminServiceClient, job_service_client::JobServiceClient};
+use semel_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{self as pb, admin_service_client::AdminServiceClient, job_service_client::JobServiceClient},
+};
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
@@ -25,8 +30,6 @@ use crate::{
     unknown::{NoSuchJob, with_nearest_job},
 };
 
-/// The largest message that is taken in: an output, the provider's body, and what is around them.
-const MAX_MESSAGE_BYTES: usize = 80 << 20;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a coordinator may take to say that it is alive.
@@ -74,9 +77,22 @@ impl Road {
             Target::Store(store) => store,
         };
         existing(store)?;
+        Self::on(store, true).await
+    }
+
+    /// Starts a coordinator on a store, which is made if it isn't there. Not for a store that another process holds.
+    ///
+    /// # Errors
+    /// Another process holds it, or it can't be started.
+    pub async fn lead(store: &Path) -> anyhow::Result<Self> {
+        Self::on(store, false).await
+    }
+
+    /// Starts a coordinator on a store, or connects to the one that is there if that may be `shared`.
+    async fn on(store: &Path, shared: bool) -> anyhow::Result<Self> {
         let mut waited = Duration::ZERO;
         loop {
-            if let Some(road) = Self::to_running(store).await {
+            if shared && let Some(road) = Self::to_running(store).await {
                 return Ok(road);
             }
             match Self::start(store).await {
@@ -88,24 +104,16 @@ impl Road {
         }
     }
 
-    /// Starts a coordinator on a store, which is made if it isn't there. Not for a store that another process holds.
-    ///
-    /// # Errors
-    /// Another process holds it, or it can't be started.
-    pub async fn lead(store: &Path) -> anyhow::Result<Self> {
-        let mut waited = Duration::ZERO;
-        loop {
-            match Self::start(store).await {
-                Err(error) if is_held(&error) && waited < HELD_PATIENCE => {}
-                started => return started,
-            }
-            tokio::time::sleep(HELD_LOOK).await;
-            waited += HELD_LOOK;
-        }
-    }
-
     async fn start(store: &Path) -> anyhow::Result<Self> {
         usable(store)?;
+        if is_read_only(store) {
+            bail!(
+                "--store {} can't be used: this user may only read it or its folder, and every verb but `audit` writes a \
+                 lock beside it, and SQLite its log. `semel audit` reads it as it is; for the others name a copy of it in \
+                 a folder that may be written",
+                store.display()
+            );
+        }
         let settings = Settings {
             store: store.to_owned(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -144,7 +152,7 @@ impl Road {
             .keep_alive_timeout(PING_INTERVAL)
             .connect()
             .await
-            .with_context(|| format!("no coordinator answers at {address}"))?;
+            .map_err(|error| anyhow!("no coordinator answers at {address}: {}", innermost(&error)))?;
         Ok(Self { channel, token: Token::new(token)?, address: address.to_owned(), own: None })
     }
 
@@ -153,6 +161,12 @@ impl Road {
         JobServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Whether any agent is connected; none can be to a coordinator that was started for the call. True if that can't be told.
+    pub async fn has_agents(&self) -> bool {
+        let asked = self.admin().list_agents(pb::ListAgentsRequest::default()).await;
+        asked.map_or(true, |answer| answer.into_inner().agents.iter().any(|agent| agent.connected))
     }
 
     fn admin(&self) -> AdminServiceClient<InterceptedService<Channel, Token>> {
@@ -196,13 +210,37 @@ impl Road {
 /// # Errors
 /// There is no road, or what was asked failed.
 pub async fn ask<T>(target: &Target, question: impl AsyncFnOnce(Jobs) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    walk(target, async |road: &Road| question(road.jobs()).await).await
+}
+
+/// As [`ask`], of what more than jobs can answer.
+///
+/// # Errors
+/// As of [`ask`].
+pub async fn walk<T>(target: &Target, errand: impl AsyncFnOnce(&Road) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let road = Road::open(target).await?;
-    let answer = match question(road.jobs()).await {
+    let answer = match errand(&road).await {
         Ok(answer) => Ok(answer),
         Err(error) => Err(with_nearest_job(error, road.jobs()).await),
     };
     road.close().await?;
     answer
+}
+
+/// As [`ask`], by one call that steers a job: one that is closed ends the verb with a code of its own.
+///
+/// # Errors
+/// There is no road, or the call is refused.
+pub async fn steer<T>(
+    target: &Target,
+    job_id: &str,
+    call: impl AsyncFnOnce(Jobs) -> Result<Response<T>, Status>,
+) -> anyhow::Result<T> {
+    ask(target, async |jobs| match call(jobs.clone()).await {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) => Err(steering_failure(jobs, job_id, status).await),
+    })
+    .await
 }
 
 /// A store that is there, and that a verb reads.
@@ -241,6 +279,14 @@ fn of_store(store: &Path, error: StartError) -> anyhow::Error {
         _ => return error.into(),
     };
     anyhow::Error::from(error).context(format!("--store {} can't be used; {help}", store.display()))
+}
+
+/// Whether a store is there, and this user may not write it or make files beside it. Not to be asked while this process
+/// has the store open: closing a file drops the locks that SQLite has on it.
+fn is_read_only(store: &Path) -> bool {
+    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let may_write = || File::options().append(true).open(store).is_ok() && tempfile::tempfile_in(folder).is_ok();
+    store.is_file() && !may_write()
 }
 
 /// Whether a store could not be opened because another process has it.
@@ -285,6 +331,16 @@ pub fn failure(status: Status) -> anyhow::Error {
     }
 }
 
+/// Why a call did not come through: the innermost cause where the transport knows one, else the status's own words.
+pub fn root_cause(status: &Status) -> String {
+    status.source().map_or_else(|| status.message().to_owned(), |cause| innermost(cause).to_string())
+}
+
+/// The cause of all others: what the system said.
+fn innermost<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    error.source().map_or(error, innermost)
+}
+
 /// The job that a status says is not there.
 fn absent_job(status: &Status) -> Option<NoSuchJob> {
     let details = status.get_error_details();
@@ -292,7 +348,7 @@ fn absent_job(status: &Status) -> Option<NoSuchJob> {
     (status.code() == Code::NotFound).then(|| NoSuchJob(resource.resource_name.clone()))
 }
 
-/// As [`failure`], of a call that steers a job: one that is closed ends the verb with a code of its own.
+/// As [`failure`], of a call that steers a job.
 pub async fn steering_failure(mut jobs: Jobs, job_id: &str, status: Status) -> anyhow::Error {
     if status.code() == Code::FailedPrecondition {
         let request = pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };

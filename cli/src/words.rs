@@ -62,7 +62,7 @@ pub fn waits_because(reason: pb::WaitReason) -> &'static str {
         pb::WaitReason::CapFull => "a cap is reached",
         pb::WaitReason::WaitsToRunAlone => "must run alone on its agent",
         pb::WaitReason::NoFreeSlot => "every slot is busy",
-        pb::WaitReason::Leased => "an agent has them",
+        pb::WaitReason::Leased => "leased to an agent",
     }
 }
 

@@ -8,6 +8,8 @@ mod bad_jobs;
 mod elsewhere;
 #[path = "semel/exports.rs"]
 mod exports;
+#[path = "semel/outages.rs"]
+mod outages;
 #[path = "semel/outputs.rs"]
 mod outputs;
 #[path = "semel/running.rs"]

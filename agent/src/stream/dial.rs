@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use semel_proto::v1::agent_service_client::AgentServiceClient;
+use semel_proto::{MAX_MESSAGE_BYTES, v1::agent_service_client::AgentServiceClient};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -12,9 +12,6 @@ use tonic::{Request, Status};
 use super::Event;
 use super::outbound::outbound;
 
-/// The largest message in either direction, in bytes, as the coordinator takes it: an output and its
-/// provider's body at the largest limit go through, with room for the rest.
-pub const MAX_MESSAGE_BYTES: usize = 80 << 20;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the connection is pinged, so that a link that was cut is noticed.

@@ -7,11 +7,11 @@ use semel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use crate::{
-    arguments::OutputArgs,
+    arguments::{OutputArgs, Place},
     exit::Exit,
-    json, picture,
-    road::{Target, ask, steering_failure},
-    terminal::{Out, shown},
+    hint, json, picture,
+    road::steer,
+    terminal::Out,
     verbs::here,
 };
 
@@ -35,19 +35,10 @@ pub struct Arguments {
 ///
 /// # Errors
 /// There is no such job, or it is complete.
-pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit> {
-    let answer = ask(target, async |mut jobs| {
-        let request = pb::CancelJobRequest {
-            job_id: arguments.job.clone(),
-            reason: arguments.reason.clone(),
-            ..Default::default()
-        };
-        match jobs.cancel_job(request).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(steering_failure(jobs, &arguments.job, status).await),
-        }
-    })
-    .await?;
+pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
+    let request =
+        pb::CancelJobRequest { job_id: arguments.job.clone(), reason: arguments.reason.clone(), ..Default::default() };
+    let answer = steer(&place.target()?, &arguments.job, async |mut jobs| jobs.cancel_job(request).await).await?;
     let job = here(answer.job)?;
     let mut out = Out::new();
     if arguments.output.is_json() {
@@ -63,8 +54,8 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
     }
     if job.state() == pb::JobState::Cancelled {
         out.line(format!(
-            "to open it again: semel retry {} --status failed --reopen",
-            shown(&picture::quoted(&arguments.job))
+            "to open it again: {}",
+            hint::command(place, "retry", &arguments.job, "--status failed --reopen")
         ))?;
     }
     out.flush()?;

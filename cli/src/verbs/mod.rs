@@ -36,7 +36,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Show(arguments) => show::run(&arguments, &place).await,
         Verb::Why(arguments) => why::run(&arguments, &place.target()?).await,
         Verb::Retry(arguments) => retry::run(&arguments, &place.target()?).await,
-        Verb::Cancel(arguments) => cancel::run(&arguments, &place.target()?).await,
+        Verb::Cancel(arguments) => cancel::run(&arguments, &place).await,
         Verb::Pause(arguments) => pause::pause(&arguments, &place.target()?).await,
         Verb::Resume(arguments) => pause::resume(&arguments, &place.target()?).await,
         Verb::Export(arguments) => export::run(arguments, &place.target()?).await,

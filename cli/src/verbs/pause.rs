@@ -9,7 +9,7 @@ use crate::{
     arguments::OutputArgs,
     exit::Exit,
     json, picture,
-    road::{Target, ask, steering_failure},
+    road::{Target, steer},
     terminal::Out,
     verbs::here,
 };
@@ -43,15 +43,9 @@ pub struct ResumeArguments {
 /// # Errors
 /// There is no such job, or it isn't open.
 pub async fn pause(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit> {
-    let job_id = arguments.job.clone();
-    let answer = ask(target, async |mut jobs| {
-        let request = pb::PauseJobRequest { job_id: job_id.clone(), ..Default::default() };
-        match jobs.pause_job(request).await {
-            Ok(response) => here(response.into_inner().job),
-            Err(status) => Err(steering_failure(jobs, &job_id, status).await),
-        }
-    });
-    say(&answer.await?, arguments.output)
+    let request = pb::PauseJobRequest { job_id: arguments.job.clone(), ..Default::default() };
+    let answer = steer(target, &arguments.job, async |mut jobs| jobs.pause_job(request).await).await?;
+    say(&here(answer.job)?, arguments.output)
 }
 
 /// Resumes it.
@@ -59,15 +53,9 @@ pub async fn pause(arguments: &Arguments, target: &Target) -> anyhow::Result<Exi
 /// # Errors
 /// There is no such job, or it isn't open.
 pub async fn resume(arguments: &ResumeArguments, target: &Target) -> anyhow::Result<Exit> {
-    let job_id = arguments.job.clone();
-    let answer = ask(target, async |mut jobs| {
-        let request = pb::ResumeJobRequest { job_id: job_id.clone(), ..Default::default() };
-        match jobs.resume_job(request).await {
-            Ok(response) => here(response.into_inner().job),
-            Err(status) => Err(steering_failure(jobs, &job_id, status).await),
-        }
-    });
-    say(&answer.await?, arguments.output)
+    let request = pb::ResumeJobRequest { job_id: arguments.job.clone(), ..Default::default() };
+    let answer = steer(target, &arguments.job, async |mut jobs| jobs.resume_job(request).await).await?;
+    say(&here(answer.job)?, arguments.output)
 }
 
 fn say(job: &pb::Job, output: OutputArgs) -> anyhow::Result<Exit> {

@@ -78,9 +78,9 @@ impl From<CellArgs> for pb::CellFilter {
 /// # Errors
 /// There is no such job, it is closed, or an axis has no such id.
 pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit> {
-    let status = match arguments.status {
-        Status::Failed => pb::ExecutionStatus::Failed,
-        Status::Succeeded => pb::ExecutionStatus::Succeeded,
+    let (status, which) = match arguments.status {
+        Status::Failed => (pb::ExecutionStatus::Failed, "failed"),
+        Status::Succeeded => (pb::ExecutionStatus::Succeeded, "succeeded"),
     };
     let answer = ask(target, async |mut jobs| {
         let chosen = pb::CellFilter::from(arguments.cells.clone());
@@ -106,8 +106,14 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
         out.json(&json!({ "job": Value::Object(json::job(&job)), "retried": answer.retried }))?;
         return Ok(Exit::Complete);
     }
+    let without = job.counts.map_or(0, |counts| counts.pending);
     out.line(match answer.retried {
-        0 => "no record is of this kind; nothing runs again".to_owned(),
+        0 if arguments.reopen && without > 0 => {
+            format!(
+                "none of these cells has a record that {which}; the job is open, and its {without} without one wait"
+            )
+        }
+        0 => format!("none of these cells has a record that {which}: nothing runs again"),
         1 => "1 cell runs again; the old record is in the history".to_owned(),
         more => format!("{more} cells run again; the old records are in the history"),
     })?;

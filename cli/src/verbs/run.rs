@@ -3,6 +3,7 @@
 mod agents;
 pub mod drive;
 pub mod screen;
+mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,7 +19,7 @@ use self::{
 use crate::{
     arguments::{OutputArgs, Place},
     exit::{Exit, Refused},
-    json, picture,
+    hint, json, picture,
     road::{Road, Target},
     signals,
     terminal::shown,
@@ -45,6 +46,9 @@ pub struct Arguments {
     /// How long running cells may finish after Ctrl-C; what doesn't is handed back and runs again later.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s")]
     grace: Duration,
+    /// How long a coordinator that doesn't answer any more is asked again, with growing waits, before the run ends.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "5min")]
+    patience: Duration,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -76,6 +80,7 @@ pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
         agents,
         spools: spools(place),
         grace: arguments.grace,
+        patience: arguments.patience,
     };
     let is_echo = plan.is_echo;
     let ended = drive::drive(&mut road, plan, &signals, &mut screen).await;
@@ -97,7 +102,7 @@ pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
 
 /// The folder of the agents' spools: beside the store.
 fn spools(place: &Place) -> PathBuf {
-    let mut name = place.store.as_os_str().to_owned();
+    let mut name = place.store().as_os_str().to_owned();
     name.push(".spool");
     name.into()
 }
@@ -142,13 +147,12 @@ impl Story<'_> {
                 "interrupted: {} of {} recorded. The same command goes on:",
                 counts.recorded, counts.expected
             ));
-            let words: Vec<String> = std::env::args().map(|word| picture::quoted(&word)).collect();
-            screen.say(&format!("  {}", words.join(" ")));
+            screen.say(&format!("  {}", hint::same_command()));
             return;
         }
         let place = match &self.place.coordinator {
             Some(address) => format!("at the coordinator {address}"),
-            None => format!("in {}", self.place.store.display()),
+            None => format!("in {}", self.place.store().display()),
         };
         if self.is_echo {
             screen.say("--echo: no model was asked. For a real run of this job name another --store");
@@ -165,17 +169,7 @@ impl Story<'_> {
 
     /// A command about this job, as it is to be typed.
     fn command(&self, verb: &str, options: &str) -> String {
-        let mut words = vec!["semel".to_owned(), verb.to_owned(), picture::quoted(&self.ended.job().job_id)];
-        if let (Some(address), Some(file)) = (&self.place.coordinator, &self.place.token_file) {
-            let file = picture::quoted(&file.display().to_string());
-            words.push(format!("--coordinator {} --token-file {file}", picture::quoted(address)));
-        } else if self.place.store.as_os_str() != "./semel.db" {
-            words.push(format!("--store {}", picture::quoted(&self.place.store.display().to_string())));
-        }
-        if !options.is_empty() {
-            words.push(options.to_owned());
-        }
-        words.join(" ")
+        hint::command(self.place, verb, &self.ended.job().job_id, options)
     }
 
     fn as_json(&self) -> Value {
@@ -188,7 +182,7 @@ impl Story<'_> {
         json!({
             "outcome": outcome,
             "ran": !matches!(self.ended, Ended::Already(_) | Ended::Closed(_)),
-            "store": self.place.store.display().to_string(),
+            "store": self.place.store().display().to_string(),
             "job": Value::Object(json::job(self.ended.job())),
         })
     }

@@ -12,7 +12,7 @@ use crate::{
     arguments::{OutputArgs, Place},
     exit::Exit,
     json, picture,
-    road::ask,
+    road::{Road, ask, walk},
     terminal::Out,
     unknown::choice_failure,
     verbs::get_job,
@@ -81,11 +81,14 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
             out.line(cell::as_text(&key, &answer))?;
         }
     } else {
-        let job = ask(&target, async |mut jobs| get_job(&mut jobs, &arguments.job).await).await?;
+        let (job, has_agents) = walk(&target, async |road: &Road| {
+            Ok((get_job(&mut road.jobs(), &arguments.job).await?, road.has_agents().await))
+        })
+        .await?;
         if arguments.output.is_json() {
             out.json(&Value::Object(json::job(&job)))?;
         } else {
-            out.line(as_text(&job))?;
+            out.line(as_text(&job, has_agents))?;
         }
     }
     out.flush()?;
@@ -102,8 +105,12 @@ fn choice(key: &pb::ExecutionKey) -> pb::CellFilter {
     }
 }
 
-fn as_text(job: &pb::Job) -> String {
-    let mut lines = picture::lines(job, &[], None);
+fn as_text(job: &pb::Job, has_agents: bool) -> String {
+    let mut lines = picture::lines(job, &[], None, None);
+    let leased = job.counts.map_or(0, |counts| counts.leased);
+    if leased > 0 && !has_agents {
+        lines.push(format!("no agent is connected: the {leased} leased wait for theirs until their leases run out"));
+    }
     let times = [
         ("submitted", &job.submitted_at),
         ("deadline", &job.deadline_at),

@@ -1,6 +1,6 @@
 //! A coordinator that runs elsewhere: every verb over --coordinator and its token.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr};
 
 use semel_coordinator::{Limits, Running, Settings, start};
 use tokio::runtime::Runtime;
@@ -8,20 +8,26 @@ use tokio::runtime::Runtime;
 use super::support::{Folder, is_there};
 
 /// A coordinator as a service would run it, and the file with its token.
-struct Service {
+pub struct Service {
     runtime: Runtime,
     running: Option<Running>,
-    address: String,
+    pub address: String,
     token: String,
 }
 
 impl Service {
-    fn start(folder: &Folder) -> Self {
+    pub fn start(folder: &Folder) -> Self {
+        Self::start_on(folder, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// On an address, with the token of the one that was there before.
+    pub fn start_on(folder: &Folder, listen: SocketAddr) -> Self {
+        let token = fs::read_to_string(folder.path("token")).ok().map(|text| text.trim().to_owned());
         let runtime = Runtime::new().expect("a runtime");
         let settings = Settings {
             store: folder.path("service.db"),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            token: None,
+            listen,
+            token,
             core: semel_core::Config::default(),
             limits: Limits::default(),
         };
@@ -32,7 +38,7 @@ impl Service {
     }
 
     /// Arguments that lead to it.
-    fn to<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
+    pub fn to<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
         [arguments, &["--coordinator", &self.address, "--token-file", &self.token]].concat()
     }
 }

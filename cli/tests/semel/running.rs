@@ -5,12 +5,20 @@ use super::support::{Folder, assert_harmless, is_there, wait_until};
 #[test]
 fn a_job_runs_to_its_end_and_the_same_command_again_runs_nothing() {
     let folder = Folder::new();
-    folder
+    let run = folder
         .semel(&["run", "job.yaml", "--echo"])
         .exits(0)
         .says("8 of 8 recorded")
         .says("no model was asked")
         .says("semel audit small");
+    let table: Vec<Vec<&str>> = run.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    for row in [
+        &["model", "region", "expected", "recorded", "missing", "extra", "failed"][..],
+        &["b", "eu-west", "2", "2", "0", "0", "0"],
+        &["all", "8", "8", "0", "0", "0"],
+    ] {
+        assert!(table.iter().any(|line| line == row), "{row:?} is not in {run:#?}");
+    }
     folder.semel(&["audit", "small"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
     let before = folder.semel(&["export", "small"]).exits(0).stdout;
     folder.semel(&["run", "job.yaml", "--echo"]).exits(0).says("8 of 8 recorded already; nothing to run");
@@ -68,6 +76,8 @@ fn a_killed_run_goes_on_where_it_stopped() {
     // The endpoint file of the dead process is still there, and leads nobody astray.
     assert!(is_there(&folder.path("semel.db.endpoint")));
     folder.semel(&["list"]).exits(0).says("small");
+    let show = folder.semel(&["show", "small"]).exits(0).says("no agent is connected: the");
+    assert!(show.stdout.contains(" leased wait for theirs until their leases run out"), "{show:?}");
     folder.write("gate", "");
     folder.semel(&["run", "job.yaml", "--agents", "agents.json"]).exits(0).says("8 of 8 recorded");
     folder.semel(&["audit"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
@@ -82,6 +92,8 @@ fn while_a_run_works_the_other_verbs_speak_to_it_and_a_second_run_is_refused() {
     folder.wait_until_leased();
     folder.semel(&arguments).exits(1).complains("is in use by process");
     folder.semel(&["list"]).exits(0).says("open");
+    let show = folder.semel(&["show", "small"]).exits(0).says(" leased");
+    assert!(!show.stdout.contains("no agent is connected"), "{show:?}");
     folder.semel(&["audit", "small"]).exits(0).says("8 missing");
     let why = folder.json(&["why", "small"]);
     assert!(
@@ -176,9 +188,42 @@ fn an_answer_with_terminal_escapes_does_nothing_to_the_terminal() {
 }
 
 #[test]
+fn what_is_logged_where_no_terminal_is_has_no_escapes() {
+    let folder = Folder::new();
+    let logged = folder.semel(&["run", "job.yaml", "--echo", "-v"]).exits(0).complains("INFO");
+    assert_harmless(&logged.stderr);
+    let colored = folder.semel(&["list", "-v", "--color", "always"]).exits(0);
+    assert!(colored.stderr.contains('\u{1b}'), "{colored:?}");
+}
+
+#[test]
 fn the_self_test_records_72_of_72() {
     let folder = Folder::new();
     folder.semel(&["selftest"]).exits(0).says("72 expected, 72 recorded, 0 missing, 0 extra").says("72 of 72");
     assert_eq!(folder.json(&["selftest"])["recorded"], 72);
     assert!(!is_there(&folder.path("semel.db")), "the self-test's store is its own");
+}
+
+#[test]
+fn the_self_test_goes_through_the_store_that_it_is_pointed_at() {
+    let folder = Folder::new();
+    let selftest = ["selftest", "--store", "s.db"];
+    let passed = "72 of 72 recorded; its job selftest-";
+    // One that isn't there, one that is, and one on which a coordinator runs.
+    folder.semel(&selftest).exits(0).says("72 expected, 72 recorded, 0 missing, 0 extra").says(passed);
+    folder.semel(&selftest).exits(0).says(passed);
+    folder.gated_agents();
+    let run = folder.start(&["run", "job.yaml", "--agents", "agents.json", "--store", "s.db"]);
+    wait_until("its coordinator runs", || is_there(&folder.path("s.db.endpoint")));
+    folder.semel(&selftest).exits(0).says(passed);
+    folder.write("gate", "");
+    run.end().exits(0);
+    let jobs = folder.json(&["audit", "--all", "--store", "s.db"]);
+    let tests = jobs.as_array().expect("jobs").iter().filter(|job| job["expected"] == 72 && job["recorded"] == 72);
+    assert_eq!(tests.count(), 3, "{jobs}");
+    // What it is pointed at and can't use fails it.
+    folder.write("none.db", "not a database, and long enough to be told from an empty one");
+    folder.semel(&["selftest", "--store", "none.db"]).exits(1).complains("none.db");
+    let named = folder.command(&["selftest"]).env("SEMEL_STORE", "none.db").output().expect("it runs");
+    assert_eq!(named.status.code(), Some(1), "{named:?}");
 }

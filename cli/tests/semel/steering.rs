@@ -57,6 +57,32 @@ fn a_closed_job_is_steered_no_more() {
 }
 
 #[test]
+fn a_retry_of_nothing_says_what_it_looked_for_and_what_waits_all_the_same() {
+    let folder = Folder::new();
+    folder.semel(&["run", "job.yaml", "--echo"]).exits(0);
+    let retry = ["retry", "small", "--status", "failed"];
+    folder.semel(&retry).exits(0).says("none of these cells has a record that failed: nothing runs again");
+    folder.semel(&["retry", "small", "--status", "succeeded", "--question", "q1"]).exits(0);
+    folder.semel(&["cancel", "small"]).exits(0);
+    folder
+        .semel(&[&retry[..], &["--reopen"]].concat())
+        .exits(0)
+        .says("none of these cells has a record that failed; the job is open, and its 4 without one wait");
+}
+
+#[test]
+fn the_command_that_opens_a_cancelled_job_again_names_the_store_that_was_named() {
+    let folder = Folder::new();
+    folder.semel(&["run", "job.yaml", "--echo", "--store", "my store.db"]).exits(0);
+    let store = ["--store", "my store.db"];
+    folder.semel(&[&["retry", "small", "--status", "succeeded"][..], &store].concat()).exits(0);
+    folder
+        .semel(&[&["cancel", "small"][..], &store].concat())
+        .exits(0)
+        .says("to open it again: semel retry small --store 'my store.db' --status failed --reopen");
+}
+
+#[test]
 fn what_is_not_there_is_an_error_that_names_it() {
     let folder = Folder::new();
     folder.semel(&["run", "job.yaml", "--echo"]).exits(0);

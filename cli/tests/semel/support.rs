@@ -89,6 +89,25 @@ impl Folder {
         Started { child: Some(command.spawn().expect("semel starts")), arguments: arguments.join(" ") }
     }
 
+    /// As [`Folder::start`], with stderr in a file of this name, where it can be read while it runs.
+    pub fn start_logged(&self, arguments: &[&str], log: &str) -> Started {
+        let mut command = self.command(arguments);
+        let log = fs::File::create(self.path(log)).expect("a file");
+        command.stdout(Stdio::piped()).stderr(log);
+        Started { child: Some(command.spawn().expect("semel starts")), arguments: arguments.join(" ") }
+    }
+
+    /// Waits until a file has these words, and gives all of it.
+    #[track_caller]
+    pub fn wait_until_said(&self, log: &str, words: &str) -> String {
+        let mut text = String::new();
+        wait_until(words, || {
+            text = fs::read_to_string(self.path(log)).expect("UTF-8");
+            text.contains(words)
+        });
+        text
+    }
+
     /// What a verb says with `--output json`.
     pub fn json(&self, arguments: &[&str]) -> Value {
         let all: Vec<&str> = arguments.iter().copied().chain(["--output", "json"]).collect();

@@ -122,6 +122,12 @@ fn a_store_that_can_not_be_used_says_why_once_and_nothing_is_made() {
     }
     // A folder in which nobody, root neither, makes a file.
     if Path::new("/proc/self").is_dir() {
+        for verb in [&["list"][..], &["show", "j"], &["why", "j"], &["export", "j"]] {
+            in_words(folder.semel(&[verb, &["--store", "/proc/version"]].concat()))
+                .exits(1)
+                .complains("--store /proc/version can't be used: this user may only read it or its folder")
+                .complains("`semel audit` reads it as it is");
+        }
         in_words(folder.semel(&run("/proc/x.db")))
             .exits(1)
             .complains("--store /proc/x.db can't be used; name a file in a folder that this user may write");

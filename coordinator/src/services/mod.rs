@@ -11,7 +11,7 @@ mod jobs;
 use std::time::Duration;
 
 use semel_proto::{
-    DESCRIPTORS,
+    DESCRIPTORS, MAX_MESSAGE_BYTES,
     v1::{
         admin_service_server::AdminServiceServer, agent_service_server::AgentServiceServer,
         job_service_server::JobServiceServer,
@@ -26,8 +26,6 @@ use crate::shell::Shell;
 
 pub use auth::Caller;
 
-/// The largest message that is taken in: an output, the provider's body, and what is around them.
-pub const MAX_MESSAGE_BYTES: usize = 80 << 20;
 /// The largest output limit that can be set: an output and a provider's body of that size fit one message.
 pub const MAX_OUTPUT_BYTES: u64 = 32 << 20;
 /// What an agent may send before it is read, on a stream and on a connection: large reports over far links.

@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 
 use semel_coordinator::{Limits, Running, Settings};
-use semel_proto::v1::{
-    self as pb, admin_service_client::AdminServiceClient, agent_service_client::AgentServiceClient,
-    job_service_client::JobServiceClient,
+use semel_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{
+        self as pb, admin_service_client::AdminServiceClient, agent_service_client::AgentServiceClient,
+        job_service_client::JobServiceClient,
+    },
 };
 use tempfile::TempDir;
 use tonic::{
@@ -70,7 +73,7 @@ impl Server {
     }
     pub fn agents(&self) -> Agents {
         AgentServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
-            .max_encoding_message_size(80 << 20)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
     /// Calls a method without a message, and says what became of it; with a token or without.
     pub async fn call(&self, path: &str, token: Option<&str>) -> Result<(), Status> {

@@ -10,22 +10,23 @@ use semel_agent::{AgentConfig, config::AgentSpec};
 use semel_proto::v1 as pb;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Streaming};
 
-use super::{agents::serves, screen::Screen};
+use super::{
+    agents::serves,
+    screen::Screen,
+    watch::{GivenUp, Outage, Seen, Watch},
+};
 use crate::{
+    hint,
+    rate::in_words,
     road::{Jobs, Road, failure},
     signals::Signals,
     terminal::shown,
     verbs::{get_job, here, list},
 };
 
-/// Between two pictures.
-const INTERVAL_MS: u32 = 500;
-/// Between two tries to watch again, where the coordinator is another process.
-const WATCH_AGAIN: Duration = Duration::from_secs(1);
-/// Tries to watch again before it is given up.
-const MAX_WATCHES: u32 = 60;
+/// How long an agent may take to write what finished at the end of its grace.
+const SPOOLING: Duration = Duration::from_secs(1);
 /// Bytes of a spool folder's name, at most; file systems take 255.
 const MAX_FOLDER_BYTES: usize = 200;
 /// Hex digits of the digest that tells two shortened names apart.
@@ -45,6 +46,8 @@ pub struct Plan {
     pub spools: PathBuf,
     /// How long running cells may finish after a signal.
     pub grace: Duration,
+    /// How long a coordinator that doesn't answer is asked again.
+    pub patience: Duration,
 }
 
 /// How it ended.
@@ -89,15 +92,28 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
         screen.warn("the job is paused: its cells wait until `semel resume`");
     }
     let mut fleet = Fleet::start(road, &plan);
-    let watched = watch(road, &plan.job_id, &mut fleet, signals, screen).await;
-    if matches!(watched, Ok(Watched::Signal)) {
-        let grace = humantime::format_duration(plan.grace);
-        screen.note(&format!("stopping: what runs may finish within {grace}; Ctrl-C once more stops at once"));
+    let mut last = Last { job, is_outage: false };
+    let watched = watch(road, &plan, &mut last, &mut fleet, signals, screen).await;
+    let grace = humantime::format_duration(plan.grace);
+    match &watched {
+        Ok(Watched::End) => {}
+        Ok(Watched::Signal) => {
+            screen.note(&format!("stopping: what runs may finish within {grace}; Ctrl-C once more stops at once"));
+        }
+        Err(error) => {
+            let why = error.to_string();
+            let why = why.lines().next().unwrap_or_default();
+            screen.note(&format!("stopping: {why}; what runs may finish within {grace}, Ctrl-C stops at once"));
+        }
     }
-    let stopped = fleet.stop(signals).await;
+    // Where nobody is there to take back what agents hold, they must not wait for that.
+    let limit = (last.is_outage || watched.is_err()).then(|| plan.grace + SPOOLING);
+    let at_once = if watched.is_err() { &signals.stop } else { &signals.now };
+    let stopped = fleet.stop(at_once, limit).await;
     let watched = watched?;
     stopped?;
-    let job = get_job(&mut jobs, &plan.job_id).await?;
+    // A coordinator that has gone since can't take back what was seen.
+    let job = get_job(&mut jobs, &plan.job_id).await.unwrap_or(last.job);
     screen.last(&job, &[]);
     Ok(match watched {
         Watched::End => Ended::Done(job),
@@ -144,76 +160,79 @@ enum Watched {
     Signal,
 }
 
+/// How things stood when they were seen last.
+struct Last {
+    job: pb::Job,
+    /// Whether the coordinator didn't answer.
+    is_outage: bool,
+}
+
+/// Shows the job until it has ended or a signal comes.
 async fn watch(
     road: &mut Road,
-    job_id: &str,
+    plan: &Plan,
+    last: &mut Last,
     fleet: &mut Fleet,
     signals: &Signals,
     screen: &mut Screen,
 ) -> anyhow::Result<Watched> {
-    let mut pictures = Pictures { jobs: road.jobs(), job_id: job_id.to_owned(), stream: None };
-    let mut shown = None;
+    let mut watch = Watch::start(road.jobs(), plan.job_id.clone(), plan.patience);
+    // Empty until the first picture, and while the coordinator doesn't answer: nothing is shown that may be wrong.
+    let mut waiting: Option<Vec<pb::PendingGroup>> = None;
     loop {
-        let picture = tokio::select! {
+        let seen = tokio::select! {
             biased;
             () = signals.stop.cancelled() => return Ok(Watched::Signal),
             error = road.failed() => return Err(error),
             error = fleet.ended() => return Err(error),
-            picture = pictures.next() => Some(picture?),
+            seen = watch.next() => Some(seen.map_err(|error| given_up(road, error))?),
             () = tokio::time::sleep(SHOW_AGAIN) => None,
         };
-        if let Some(picture) = picture {
-            shown = Some((here(picture.job)?, picture.pending));
+        match seen {
+            Some(Seen::Picture(picture)) => {
+                if std::mem::take(&mut last.is_outage) {
+                    screen.note(&format!("the coordinator at {} answers again", road.address()));
+                }
+                last.job = here(picture.job)?;
+                waiting = Some(picture.pending);
+            }
+            Some(Seen::Outage(outage)) => {
+                last.is_outage = true;
+                waiting = None;
+                screen.warn(&no_answer(road, &outage));
+            }
+            None => {}
         }
-        let Some((job, pending)) = &shown else { continue };
-        screen.show(job, pending);
-        if job.state() != pb::JobState::Open {
+        let Some(waiting) = &waiting else { continue };
+        screen.show(&last.job, waiting);
+        if last.job.state() != pb::JobState::Open {
             return Ok(Watched::End);
         }
     }
 }
 
-/// The pictures of a job; where the stream breaks it is opened again, and a picture may come twice.
-struct Pictures {
-    jobs: Jobs,
-    job_id: String,
-    stream: Option<Streaming<pb::WatchJobResponse>>,
+/// An outage in words.
+fn no_answer(road: &Road, outage: &Outage) -> String {
+    let Outage { why, lasted, again_in } = outage;
+    let again = match again_in.as_secs() {
+        0 => "at once".to_owned(),
+        _ => format!("in {}", in_words(*again_in)),
+    };
+    let lasted = in_words(*lasted);
+    format!("no answer from the coordinator at {} for {lasted}: {why}; it is asked again {again}", road.address())
 }
 
-impl Pictures {
-    /// The next picture. May be dropped while it waits, and asked again.
-    async fn next(&mut self) -> anyhow::Result<pb::WatchJobResponse> {
-        for _ in 0..MAX_WATCHES {
-            let next = match &mut self.stream {
-                Some(stream) => stream.message().await,
-                None => {
-                    let request = pb::WatchJobRequest {
-                        job_id: self.job_id.clone(),
-                        interval_ms: INTERVAL_MS,
-                        ..Default::default()
-                    };
-                    match self.jobs.watch_job(request).await {
-                        Ok(response) => {
-                            self.stream = Some(response.into_inner());
-                            continue;
-                        }
-                        Err(status) => Err(status),
-                    }
-                }
-            };
-            match next {
-                Ok(Some(picture)) => return Ok(picture),
-                Err(status) if !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
-                    return Err(failure(status));
-                }
-                Ok(None) | Err(_) => {
-                    self.stream = None;
-                    tokio::time::sleep(WATCH_AGAIN).await;
-                }
-            }
-        }
-        Err(anyhow!("the coordinator has been unreachable for {MAX_WATCHES} tries"))
-    }
+/// The end of an outage that lasted too long, with what can be done; any other error as it is.
+fn given_up(road: &Road, error: anyhow::Error) -> anyhow::Error {
+    let Some(GivenUp(outage)) = error.downcast_ref() else { return error };
+    anyhow!(
+        "no answer from the coordinator at {} for {}: {}\nWhat it accepted it keeps: the job goes on once it runs again, and \
+         the same command goes on with it:\n  {}",
+        road.address(),
+        in_words(outage.lasted),
+        outage.why,
+        hint::same_command()
+    )
 }
 
 /// The agents of this process.
@@ -247,12 +266,20 @@ impl Fleet {
         }
     }
 
-    /// Stops them: cleanly, until a second signal.
-    async fn stop(mut self, signals: &Signals) -> anyhow::Result<()> {
+    /// Stops them: cleanly, until they are to end at once or for so long. Finished results are in their spools.
+    async fn stop(mut self, at_once: &CancellationToken, limit: Option<Duration>) -> anyhow::Result<()> {
         self.shutdown.cancel();
+        let over = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(over);
         loop {
             tokio::select! {
-                () = signals.now.cancelled() => return Ok(()),
+                () = at_once.cancelled() => return Ok(()),
+                () = &mut over => return Ok(()),
                 ended = self.agents.join_next() => match ended {
                     Some(ended) => why_ended(ended)?,
                     None => return Ok(()),

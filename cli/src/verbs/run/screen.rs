@@ -57,7 +57,9 @@ impl Screen {
         self.rate.look(now, job.counts.unwrap_or_default().recorded);
         match &mut self.mode {
             Mode::Live { term, drawn } => {
-                redraw(term, drawn, &picture::lines(job, groups, Some(&self.rate)), true).unwrap_or_default();
+                let width = usize::from(term.size().1);
+                redraw(term, drawn, &picture::lines(job, groups, Some(&self.rate), Some(width)), true)
+                    .unwrap_or_default();
             }
             Mode::Plain { is_stderr, last } => {
                 let waiting = picture::waiting(groups);
@@ -81,7 +83,7 @@ impl Screen {
 
     /// Shows how the job stands at the end, and keeps it on the screen.
     pub fn last(&mut self, job: &pb::Job, groups: &[pb::PendingGroup]) {
-        let lines = picture::lines(job, groups, None);
+        let lines = picture::lines(job, groups, None, None);
         match &mut self.mode {
             Mode::Live { term, drawn } => {
                 redraw(term, drawn, &lines, false).unwrap_or_default();
