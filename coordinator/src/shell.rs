@@ -20,7 +20,11 @@ use semel_core::{
     tables,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, watch},
+    sync::{
+        OwnedSemaphorePermit,
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     task::JoinHandle,
     time::MissedTickBehavior,
 };
@@ -390,9 +394,11 @@ impl<'a> Owner<'a> {
                 }
             }
             Out::Agent(stream, message) => {
-                let full = self.streams.get(&stream).is_some_and(|to| to.try_send(message).is_err());
-                if full {
-                    tracing::warn!(stream = stream.0, "an agent does not read its stream: the stream is closed");
+                let told = self.streams.get(&stream).map_or(Ok(()), |to| to.try_send(message));
+                if let Err(refused) = told {
+                    if matches!(refused, TrySendError::Full(_)) {
+                        tracing::warn!(stream = stream.0, "an agent does not read its stream: the stream is closed");
+                    }
                     self.streams.remove(&stream);
                 }
             }
