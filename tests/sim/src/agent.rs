@@ -8,12 +8,15 @@ use std::{
 use bytes::Bytes;
 use semel_core::{
     batch::{Failure, Outcome, ReportBody, Served, Success, Timings},
-    id::{AgentId, Cell, CellKey, Digest, Incarnation, JobId, LeaseToken, ModelId, RegionId, StreamId},
+    id::{AgentId, Cell, CellKey, Digest, FencingToken, Incarnation, JobId, LeaseToken, ModelId, RegionId, StreamId},
     words::{FailureReason, RegionBasis, Stage},
 };
-use semel_session::{Recovered, Session, Settings};
+use semel_session::{Message, Recovered, Session, Settings};
 
-use crate::dice::{Dice, digest_of};
+use crate::{
+    dice::{Dice, digest_of},
+    network::Up,
+};
 
 /// Index of a process; never used twice.
 pub type ProcNo = usize;
@@ -136,6 +139,8 @@ pub struct Process {
     pub waiting: VecDeque<crate::world::Ev>,
     /// Its edge has swallowed a message.
     pub swallowed: bool,
+    /// Leases of which it has swallowed a word.
+    pub muffled: BTreeSet<FencingToken>,
     /// The stream that it reads.
     pub stream: Option<StreamId>,
     /// Runs under way, by lease: the run's number.
@@ -151,6 +156,20 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its edge swallows a message: it goes nowhere, and the machine does not learn of it.
+    pub fn swallows(&mut self, message: &Up) {
+        self.swallowed = true;
+        match message {
+            Message::Heartbeat(beat) => {
+                let named = beat.acknowledged.iter().chain(&beat.started);
+                self.muffled.extend(named.filter_map(|n| FencingToken::from_u64(*n)));
+            }
+            Message::Report { token, .. } | Message::Release { token, .. } => {
+                self.muffled.insert(token.fencing);
+            }
+            Message::Hello { .. } | Message::Held { .. } | Message::ModelStates(_) => {}
+        }
+    }
     /// Its monotonic clock.
     pub fn local(&self, now: u64) -> u64 {
         let passed = (now - self.born.0) as i64;
@@ -188,6 +207,7 @@ pub fn process(agent: &Agent, number: usize, folder: usize, now: u64, dice: &mut
         asleep: false,
         waiting: VecDeque::new(),
         swallowed: false,
+        muffled: BTreeSet::new(),
         stream: None,
         runs: BTreeMap::new(),
         born,

@@ -171,7 +171,7 @@ impl World {
             ToAgent::Revoke(token, RevokeReason::NotAcknowledged) => {
                 self.told.taken_back(self.now, token.fencing, self.config.ack_ms)?;
                 let process = &self.processes[process];
-                let received = !process.swallowed && process.witness.received.contains(&token);
+                let received = !process.muffled.contains(&token.fencing) && process.witness.received.contains(&token);
                 hold(!received, "S2", || format!("{} is taken back as not arrived, and has arrived", token.fencing))?;
                 Down::Other(ToAgent::Revoke(token, RevokeReason::NotAcknowledged))
             }

@@ -464,7 +464,9 @@ impl World {
         }
         let heeded = matches!(message, Message::Hello { .. } | Message::ModelStates(_));
         let swallowed = !heeded && self.dice.permille(self.faults.swallowed);
-        self.processes[number].swallowed |= swallowed;
+        if swallowed {
+            self.processes[number].swallows(&message);
+        }
         let delay = self.delay();
         let Some(stream) = self.net.streams.get_mut(&id) else { return Ok(()) };
         if let Some(at) = stream.up.arrival(self.now, delay).filter(|_| !swallowed) {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often a cell may kill its agent and pay for it with no attempt.
-const MAX_UNPAID_DEATHS: u32 = 3;
+const MAX_UNPAID_DEATHS: u32 = 1;
 
 impl World {
     pub(crate) fn strikes(&mut self, kind: usize) -> Check {
@@ -141,13 +141,13 @@ impl World {
     }
 
     /// Where a lost lease is the end of its cell, a run that began and was lost is followed by no other one; but
-    /// an agent whose edge has swallowed what it said of a start cannot be held to it.
+    /// of a lease of which its agent's edge has swallowed a word nobody can tell.
     pub(crate) fn ran_and_lost(&mut self, token: FencingToken, batch: &Batch) -> Check {
         let Some(slot) = self
             .books
             .slots
             .get(&token)
-            .filter(|_| self.began.get(&token).is_some_and(|p| !self.processes[*p].swallowed))
+            .filter(|_| self.began.get(&token).is_some_and(|p| !self.processes[*p].muffled.contains(&token)))
         else {
             return Ok(());
         };
