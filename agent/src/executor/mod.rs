@@ -44,6 +44,8 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Whether the endpoint can be reached for its model. No cell runs.
     ///
+    /// It sets no limit to the time that this takes; the caller does, by dropping the future.
+    ///
     /// # Errors
     /// The provider's or the system's own words, at most [`MAX_MESSAGE_BYTES`] long, never a key.
     async fn probe(&self) -> Result<(), String>;
