@@ -15,7 +15,7 @@ mod wire;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
@@ -122,6 +122,10 @@ pub enum Ended {
 /// at the first contact (wrong token, unknown namespace, another protocol).
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> anyhow::Result<Ended> {
     let coordinator = Coordinator::new(&config.coordinator, &config.token)?;
+    if let Some(advice) = executor::init_advice(std::process::id(), &config.spec.models) {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| tracing::warn!("{advice}"));
+    }
     let room = EVENT_QUEUE + config.spec.models.len() + config.spec.slots as usize;
     let (tell, events) = mpsc::channel(room);
     let abandoned = CancellationToken::new();
