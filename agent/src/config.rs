@@ -18,8 +18,10 @@ use std::sync::Arc;
 use crate::executor::{Command, Echo, Executor, KeySource, OpenAi, OpenAiSettings, SettingError};
 
 use self::file::{ExecutorKind, RawAgent, RawProvider};
+use self::tree::{At, Reader};
 
 mod file;
+mod tree;
 
 /// The largest agents file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -132,6 +134,13 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// The fault with the name of what it is a fault of.
+    fn of(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line == 0 { write!(f, " {}", self.message) } else { write!(f, "{}: {}", self.line, self.message) }
@@ -176,101 +185,104 @@ pub fn parse(text: &str, origin: Origin<'_>, names: &BTreeMap<String, String>) -
         faults.sort();
         ConfigError { source_name: origin.name.to_owned(), faults }
     };
-    let raw = file::parse(text).map_err(|fault| failed(vec![fault]))?;
-    let mut faults = Vec::new();
-    let mut providers: BTreeMap<&str, Option<Provider>> = BTreeMap::new();
-    for (name, provider) in &raw.providers {
-        let provider_faults = faults.len();
-        faults.extend(id_fault(name).map(|fault| Fault {
-            line: provider.referenced.line(),
-            message: format!("the provider's name {name:?} {fault}"),
-        }));
-        match Provider::new(&provider.value, origin) {
-            Ok(built) if faults.len() == provider_faults => drop(providers.insert(name, Some(built))),
-            built => {
-                faults.extend(
-                    built
-                        .err()
-                        .into_iter()
-                        .flatten()
-                        .map(|fault| Fault { message: format!("provider {name}: {}", fault.message), ..fault }),
-                );
-                providers.insert(name, None);
-            }
-        }
+    if text.trim().is_empty() {
+        let message = "is empty; an agents file has the keys providers and agents".to_owned();
+        return Err(failed(vec![Fault { line: 0, message }]));
     }
+    let root = tree::parse(text).map_err(|fault| failed(vec![fault]))?;
+    let mut reader = Reader::new(text);
+    let raw = file::read(&mut reader, &root);
+    let mut faults = reader.faults;
+    let Some(raw) = raw else { return Err(failed(faults)) };
+    let mut providers = raw.providers.map(|raw| self::providers(raw, origin, &mut faults));
     let mut agents: Vec<AgentSpec> = Vec::new();
-    for raw_agent in &raw.agents {
-        let line = raw_agent.referenced.line();
-        let agent = agent(&raw_agent.value, line, &mut providers, names, &mut faults);
-        if agents.iter().any(|other| other.id == agent.id) {
-            faults.push(Fault {
-                line,
-                message: format!("agent {:?} is there twice; give each an id of its own", agent.id),
-            });
+    for raw_agent in raw.agents.iter().flatten() {
+        let agent = agent(raw_agent, providers.as_mut(), names, &mut faults);
+        if !agent.id.is_empty() && agents.iter().any(|other| other.id == agent.id) {
+            let message = format!("agent {:?} is there twice; give each an id of its own", agent.id);
+            faults.push(Fault { line: raw_agent.line, message });
         }
         agents.push(agent);
     }
-    if agents.is_empty() {
+    if faults.is_empty() && agents.is_empty() {
         faults.push(Fault { line: 0, message: "names no agents; there must be one at least".to_owned() });
     }
     if faults.is_empty() { Ok(agents) } else { Err(failed(faults)) }
 }
 
+/// The providers by their names; none where one is at fault, which is told then.
+type Providers = BTreeMap<String, Option<Provider>>;
+
+fn providers(raw: Vec<(At<String>, Option<RawProvider>)>, origin: Origin<'_>, faults: &mut Vec<Fault>) -> Providers {
+    let mut providers = BTreeMap::new();
+    for (At { line, value: name }, raw) in raw {
+        if let Some(words) = id_fault(&name) {
+            faults.push(Fault { line, message: format!("the provider's name {name:?} {words}") });
+        }
+        let provider = raw.and_then(|raw| {
+            let built = Provider::new(&raw, origin);
+            built
+                .map_err(|found| faults.extend(found.into_iter().map(|fault| fault.of(&format!("provider {name}")))))
+                .ok()
+        });
+        providers.insert(name, provider);
+    }
+    providers
+}
+
+/// The agent that `raw` describes, which is of use only where no fault was added.
 fn agent(
     raw: &RawAgent,
-    line: u64,
-    providers: &mut BTreeMap<&str, Option<Provider>>,
+    mut providers: Option<&mut Providers>,
     names: &BTreeMap<String, String>,
     faults: &mut Vec<Fault>,
 ) -> AgentSpec {
-    let region = raw.region.value.clone();
-    let id = raw.id.as_ref().map_or_else(|| region.clone(), |id| id.value.clone());
-    let mut fault = |line, message| faults.push(Fault { line, message });
-    if let Some(words) = id_fault(&region) {
-        fault(raw.region.referenced.line(), format!("the region {region:?} {words}"));
-    }
-    if let Some((words, place)) = raw.id.as_ref().and_then(|id| Some((id_fault(&id.value)?, id.referenced.line()))) {
-        fault(place, format!("the agent's id {id:?} {words}"));
-    }
-    let slots = raw.slots.as_ref().map_or(DEFAULT_SLOTS, |slots| slots.value);
-    if !(1..=MAX_SLOTS).contains(&slots) {
-        fault(
-            raw.slots.as_ref().map_or(line, |slots| slots.referenced.line()),
-            format!("slots is {slots}; it must be from 1 to {MAX_SLOTS}"),
-        );
-    }
-    let prefetch = raw.prefetch.as_ref().map_or(slots.min(MAX_PREFETCH), |prefetch| prefetch.value);
-    if prefetch > MAX_PREFETCH {
-        fault(
-            raw.prefetch.as_ref().map_or(line, |prefetch| prefetch.referenced.line()),
-            format!("prefetch is {prefetch}; it must be at most {MAX_PREFETCH}"),
-        );
-    }
-    if raw.models.is_empty() {
-        fault(line, format!("agent {id:?} has no models; it would never run anything"));
-    }
-    let known: Vec<String> = providers.keys().map(|name| (*name).to_owned()).collect();
-    let (mut models, mut keep_response) = (BTreeMap::new(), false);
-    for (model, raw_model) in &raw.models {
-        let (line, raw_model) = (raw_model.referenced.line(), &raw_model.value);
-        if let Some(words) = id_fault(model) {
-            fault(line, format!("the model's id {model:?} {words}"));
+    let mut found = Vec::new();
+    let mut fault = |line, message| found.push(Fault { line, message });
+    for (what, id) in [("region", &raw.region), ("id", &raw.id)] {
+        if let Some((id, words)) = id.as_ref().and_then(|id| Some((id, id_fault(&id.value)?))) {
+            fault(id.line, format!("the {what} {:?} {words}", id.value));
         }
-        let provider = match providers.get_mut(raw_model.provider.as_str()) {
-            Some(Some(provider)) => provider,
-            // Its own fault is told already.
-            Some(None) => continue,
-            None => {
-                let advice = file::advice(&raw_model.provider, &known);
-                fault(line, format!("model {model:?}: there is no provider {:?}{advice}", raw_model.provider));
-                continue;
-            }
-        };
-        let name = raw_model.model.as_ref().or_else(|| names.get(model)).unwrap_or(model);
-        models.insert(model.clone(), (raw_model.provider.clone(), provider.executor(name)));
-        keep_response |= provider.keep_response;
     }
+    let slots = raw.slots.as_ref().map_or(u64::from(DEFAULT_SLOTS), |slots| slots.value);
+    let slots = u32::try_from(slots).ok().filter(|slots| (1..=MAX_SLOTS).contains(slots)).unwrap_or_else(|| {
+        let line = raw.slots.as_ref().map_or(raw.line, |slots| slots.line);
+        fault(line, format!("slots is {slots}; it must be from 1 to {MAX_SLOTS}"));
+        DEFAULT_SLOTS
+    });
+    let prefetch = raw.prefetch.as_ref().map_or(slots.min(MAX_PREFETCH), |prefetch| {
+        u32::try_from(prefetch.value).ok().filter(|wanted| *wanted <= MAX_PREFETCH).unwrap_or_else(|| {
+            fault(prefetch.line, format!("prefetch is {}; it must be at most {MAX_PREFETCH}", prefetch.value));
+            MAX_PREFETCH
+        })
+    });
+    if raw.models.as_ref().is_some_and(Vec::is_empty) {
+        fault(raw.line, "has no models; it would never run anything".to_owned());
+    }
+    let (mut models, mut keep_response) = (BTreeMap::new(), false);
+    for (At { line, value: model }, raw_model) in raw.models.iter().flatten() {
+        if let Some(words) = id_fault(model) {
+            fault(*line, format!("the model's id {model:?} {words}"));
+        }
+        let (Some(raw_model), Some(providers)) = (raw_model, providers.as_deref_mut()) else { continue };
+        match providers.get_mut(&raw_model.provider) {
+            Some(Some(provider)) => {
+                let name = raw_model.model.as_ref().or_else(|| names.get(model)).unwrap_or(model);
+                models.insert(model.clone(), (raw_model.provider.clone(), provider.executor(name)));
+                keep_response |= provider.keep_response;
+            }
+            // Its own fault is told already.
+            Some(None) => {}
+            None => {
+                let advice = tree::advice(&raw_model.provider, providers.keys().map(String::as_str));
+                fault(*line, format!("model {model:?}: there is no provider {:?}{advice}", raw_model.provider));
+            }
+        }
+    }
+    let id = raw.name().unwrap_or_default().to_owned();
+    let of = if id.is_empty() { "an agent".to_owned() } else { format!("agent {id:?}") };
+    faults.extend(found.into_iter().map(|fault| fault.of(&of)));
+    let region = raw.region.as_ref().map(|region| region.value.clone()).unwrap_or_default();
     AgentSpec { id, region, slots, prefetch, models, keep_response }
 }
 
@@ -289,26 +301,26 @@ enum Kind {
 
 impl Provider {
     fn new(raw: &RawProvider, origin: Origin<'_>) -> Result<Self, Vec<Fault>> {
-        let mut faults = raw.misplaced();
-        let keep_response = raw.keep_response.as_ref().is_none_or(|keep| keep.value);
-        let built = match raw.executor.value {
-            ExecutorKind::Openai => {
-                raw.openai(origin, &mut faults).map(|settings| OpenAi::new(settings, "").map(Kind::OpenAi))
+        // Without an executor, which is told, nothing more can be said.
+        let Some(executor) = raw.executor else { return Err(Vec::new()) };
+        let mut faults = raw.misplaced(executor);
+        let keep_response = raw.keep_response.unwrap_or(true);
+        let built = match executor {
+            ExecutorKind::Openai => OpenAi::new(raw.openai(origin, &mut faults), "").map(Kind::OpenAi),
+            ExecutorKind::Command => {
+                Command::new(raw.command(origin, &mut faults)).map(|command| Kind::One(Arc::new(command)))
             }
-            ExecutorKind::Command => raw
-                .command(origin, &mut faults)
-                .map(|settings| Command::new(settings).map(|command| Kind::One(Arc::new(command)))),
-            ExecutorKind::Echo => Some(Ok(Kind::One(Arc::new(Echo)))),
+            ExecutorKind::Echo => Ok(Kind::One(Arc::new(Echo))),
         };
         match built {
-            Some(Ok(kind)) if faults.is_empty() => Ok(Self { kind, keep_response, executors: BTreeMap::new() }),
-            Some(Err(settings)) => {
+            Ok(kind) if faults.is_empty() => Ok(Self { kind, keep_response, executors: BTreeMap::new() }),
+            Ok(_) => Err(faults),
+            Err(settings) => {
                 faults.extend(
                     settings.into_iter().map(|fault| Fault { line: raw.line(fault.field), message: fault.to_string() }),
                 );
                 Err(faults)
             }
-            _ => Err(faults),
         }
     }
 

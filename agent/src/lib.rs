@@ -14,8 +14,8 @@ mod stream;
 mod wire;
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
@@ -101,6 +101,18 @@ impl fmt::Debug for AgentConfig {
     }
 }
 
+/// Reads the coordinator's bearer token from the file `path`: its only word.
+///
+/// # Errors
+/// The file can't be read, or doesn't hold one word of printable ASCII. The message names the file and quotes nothing
+/// of what is in it.
+pub fn read_token(path: &Path) -> anyhow::Result<String> {
+    match executor::Secret::from_file(path) {
+        Ok(token) => Ok(token.expose().to_owned()),
+        Err(fault) => anyhow::bail!("the token file {}: {fault}; it must hold the coordinator's token", path.display()),
+    }
+}
+
 /// How an agent ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -122,6 +134,10 @@ pub enum Ended {
 /// at the first contact (wrong token, unknown namespace, another protocol).
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> anyhow::Result<Ended> {
     let coordinator = Coordinator::new(&config.coordinator, &config.token)?;
+    if let Some(advice) = executor::init_advice(std::process::id(), &config.spec.models) {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| tracing::warn!("{advice}"));
+    }
     let room = EVENT_QUEUE + config.spec.models.len() + config.spec.slots as usize;
     let (tell, events) = mpsc::channel(room);
     let abandoned = CancellationToken::new();

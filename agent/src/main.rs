@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
 
 fn serve(arguments: Arguments) -> anyhow::Result<Ended> {
     let spec = choose(config::read(&arguments.agents, &BTreeMap::new())?, arguments.agent.as_deref())?;
-    let token = read_token(&arguments.token_file)?;
+    let token = semel_agent::read_token(&arguments.token_file).context("--token-file")?;
     let config = AgentConfig {
         namespace: arguments.namespace,
         spool_limit_bytes: arguments.spool_limit,
@@ -122,15 +122,6 @@ fn choose(specs: Vec<AgentSpec>, id: Option<&str>) -> anyhow::Result<AgentSpec> 
         (None, _, None) => bail!("the agents file has no agent"),
         (Some(_), Some(_), _) => bail!("the agents file has several agents; say which with --agent: {ids}"),
     }
-}
-
-fn read_token(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("--token-file {}", path.display()))?;
-    let token = text.trim();
-    if token.is_empty() {
-        bail!("--token-file {} is empty; it must have the coordinator's token", path.display());
-    }
-    Ok(token.to_owned())
 }
 
 fn start_log(json: bool) {

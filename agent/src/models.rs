@@ -181,3 +181,33 @@ impl Models {
         let _ = self.events.send(event).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::Echo;
+
+    #[test]
+    fn a_model_is_warm_for_five_minutes_after_its_last_answer_and_cold_before_the_first() {
+        let echo: Arc<dyn Executor> = Arc::new(Echo);
+        let spec = AgentSpec {
+            id: String::new(),
+            region: String::new(),
+            slots: 1,
+            prefetch: 0,
+            models: [("m".to_owned(), ("p".to_owned(), echo))].into(),
+            keep_response: false,
+        };
+        let models = Models::new(&spec, mpsc::channel(1).0, CancellationToken::new());
+        let model = models.get("m").unwrap();
+        assert!(!model.is_warm());
+        model.has_answered();
+        assert!(model.is_warm());
+        let millis_ago = |ago: u64| (clock::now_ms() + 1).saturating_sub(ago);
+        // A machine that has just started has no such past; 0 would be never.
+        model.answered_at.store(millis_ago(4 * 60_000).max(1), Ordering::Relaxed);
+        assert!(model.is_warm());
+        model.answered_at.store(millis_ago(5 * 60_000), Ordering::Relaxed);
+        assert!(!model.is_warm());
+    }
+}

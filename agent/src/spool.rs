@@ -5,6 +5,10 @@
 //! forgotten is deleted. A result whose receipt comes before its turn is never written at all, so
 //! beside a coordinator that answers at once the spool does next to nothing.
 //!
+//! A process that ends while it writes leaves a torn record at the end of its newest segment: nobody was promised that
+//! result, and the next start cuts it off. Everything else that isn't what was written is damage: what can be read of
+//! such a segment is written anew, and the file is set aside under a name of its own and reported in the log.
+//!
 //! Invariant: a result is deleted from disk only after its receipt. Tombstones may be lost in a
 //! crash; the result is then reported once more, and answered ALREADY_RECORDED.
 

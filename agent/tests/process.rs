@@ -10,6 +10,8 @@ use fake::{Coordinator, eventually, token};
 use semel_proto::v1 as pb;
 use semel_proto::v1::session_response::Body as Heard;
 
+const AGENT: &str = env!("CARGO_BIN_EXE_semel-agent");
+
 /// A process that is ended with the test.
 struct Process(Child);
 
@@ -21,11 +23,16 @@ impl Drop for Process {
 }
 
 fn start(coordinator: &Coordinator, folder: &Path) -> Process {
+    start_by(Command::new(AGENT), coordinator, folder)
+}
+
+/// Starts the agent by `command`, which takes its arguments.
+fn start_by(mut command: Command, coordinator: &Coordinator, folder: &Path) -> Process {
     let agents =
         "providers:\n  instant: { executor: echo }\nagents:\n  - { region: here, slots: 2, models: { m: instant } }\n";
     fs::write(folder.join("agents.yaml"), agents).expect("an agents file");
     fs::write(folder.join("token"), fake::TOKEN).expect("a token file");
-    let child = Command::new(env!("CARGO_BIN_EXE_semel-agent"))
+    let child = command
         .arg("--coordinator")
         .arg(coordinator.address.to_string())
         .arg("--agents")
@@ -41,10 +48,17 @@ fn start(coordinator: &Coordinator, folder: &Path) -> Process {
     Process(child)
 }
 
-fn spooled_bytes(folder: &Path) -> u64 {
+/// The names of the spool's files that end so, in their order.
+fn spool_files(folder: &Path, suffix: &str) -> Vec<String> {
     let entries = fs::read_dir(folder.join("spool")).expect("the spool");
-    let results = entries.map(|entry| entry.expect("an entry").path());
-    let results = results.filter(|path| path.extension().is_some_and(|suffix| suffix == "results"));
+    let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(suffix)).collect();
+    names.sort();
+    names
+}
+
+fn spooled_bytes(folder: &Path) -> u64 {
+    let results = spool_files(folder, ".results").into_iter().map(|name| folder.join("spool").join(name));
     results.map(|path| fs::metadata(path).map_or(0, |file| file.len())).sum()
 }
 
@@ -72,6 +86,37 @@ async fn a_result_survives_a_killed_process() {
 }
 
 #[tokio::test]
+async fn a_write_that_the_system_cuts_short_damages_nothing_that_was_kept_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut coordinator = Coordinator::start().await;
+    // No file may grow beyond 200 blocks (of 512 or 1024 bytes, as the shell counts).
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", r#"trap '' XFSZ; ulimit -f 200; exec "$@""#, "sh", AGENT]);
+    let mut limited = start_by(limited, &coordinator, folder.path());
+    let mut stream = coordinator.welcome().await;
+    stream.lease(1, "m", r#"{"messages":[{"content":"hi","role":"user"}]}"#).await;
+    stream.report().await;
+    eventually(|| spooled_bytes(folder.path()) > 0).await;
+    let kept = spooled_bytes(folder.path());
+    let long = format!(r#"{{"messages":[{{"content":"{}","role":"user"}}],"model":"m"}}"#, "x".repeat(600_000));
+    stream.lease(2, "m", &long).await;
+    let report = stream.report().await;
+    let Some(pb::report::Outcome::Success(success)) = report.outcome else { panic!("it succeeds: {report:?}") };
+    assert_eq!(success.output.len(), 600_000);
+    // It tries again in another file.
+    eventually(|| spool_files(folder.path(), ".results").len() > 1).await;
+    limited.0.kill().expect("it is killed");
+    limited.0.wait().expect("it has ended");
+    let first = folder.path().join("spool").join(&spool_files(folder.path(), ".results")[0]);
+    assert_eq!(fs::metadata(first).expect("the first file").len(), kept);
+    let _again = start(&coordinator, folder.path());
+    let stream = coordinator.next().await;
+    let spooled: Vec<_> = stream.hello.spooled.iter().map(|one| one.lease_token.clone()).collect();
+    assert_eq!(spooled, [token(1)]);
+    assert_eq!(spool_files(folder.path(), ".corrupt"), [] as [String; 0]);
+}
+
+#[tokio::test]
 async fn a_second_process_on_one_spool_is_refused_in_words() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut coordinator = Coordinator::start().await;
@@ -84,6 +129,30 @@ async fn a_second_process_on_one_spool_is_refused_in_words() {
     assert!(!status.success());
     assert!(log.contains("in use by another process"), "{log}");
     assert!(!log.contains(fake::TOKEN), "a token is never logged: {log}");
+}
+
+#[test]
+fn a_token_file_that_holds_no_token_is_named_and_quoted_nowhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("token");
+    let too_long = "x".repeat(20_000);
+    for (text, fault) in [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("a-token another", "one word"),
+        ("a-t\u{f6}ken", "one word"),
+        (&too_long, "more than 16384 bytes"),
+    ] {
+        fs::write(&path, text).expect("a token file");
+        let error = semel_agent::read_token(&path).expect_err(text).to_string();
+        assert!(error.contains(fault) && error.contains("/token: "), "{error}");
+        assert!(!error.contains("a-t") && !error.contains("xx"), "{error}");
+    }
+    fs::remove_file(&path).expect("it is there");
+    let error = semel_agent::read_token(&path).expect_err("there is none").to_string();
+    assert!(error.contains("No such file"), "{error}");
+    fs::write(&path, "  a-token\r\n").expect("a token file");
+    assert_eq!(semel_agent::read_token(&path).expect("a token"), "a-token");
 }
 
 #[tokio::test]

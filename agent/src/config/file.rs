@@ -1,64 +1,96 @@
 //! The agents file as it is written: its keys, and what of it makes no sense where it stands.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
-
+use super::tree::{At, Node, Reader};
 use super::{Fault, Origin, key_from_env};
 use crate::executor::{CommandSettings, DEFAULT_CONNECT_TIMEOUT, KeySource, OpenAiSettings, Stdout};
 
-/// The whole file.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawFile {
-    pub(super) providers: BTreeMap<String, Spanned<RawProvider>>,
-    pub(super) agents: Vec<Spanned<RawAgent>>,
-}
-
 /// What runs a provider's cells.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum ExecutorKind {
     Openai,
     Command,
     Echo,
 }
 
-/// A provider: the keys of all executors in one, so that a key at the wrong one has its place.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+const EXECUTORS: [(&str, ExecutorKind); 3] =
+    [("openai", ExecutorKind::Openai), ("command", ExecutorKind::Command), ("echo", ExecutorKind::Echo)];
+
+const STDOUTS: [(&str, Stdout); 2] = [("json", Stdout::Json), ("raw", Stdout::Raw)];
+
+const FILE_KEYS: &[&str] = &["providers", "agents"];
+const AGENT_KEYS: &[&str] = &["id", "region", "slots", "prefetch", "models"];
+const MODEL_KEYS: &[&str] = &["provider", "model"];
+
+/// The keys of all executors in one, so that a key at the wrong one has its place.
+const PROVIDER_KEYS: &[&str] = &[
+    "executor",
+    "base_url",
+    "key",
+    "key_env",
+    "key_file",
+    "key_header",
+    "region_header",
+    "region_pointer",
+    "connect_timeout",
+    "headers",
+    "program",
+    "stdout",
+    "env",
+    "pass_env",
+    "keep_response",
+];
+
+/// Which executor a provider's key belongs to; none for those of all.
+fn executor_of(key: &str) -> Option<ExecutorKind> {
+    match key {
+        "executor" | "keep_response" => None,
+        "program" | "stdout" | "env" | "pass_env" => Some(ExecutorKind::Command),
+        _ => Some(ExecutorKind::Openai),
+    }
+}
+
+/// The whole file. What is none was missing or at fault, and that is told already; so in all that follows.
+pub(super) struct RawFile {
+    pub(super) providers: Option<Vec<(At<String>, Option<RawProvider>)>>,
+    pub(super) agents: Option<Vec<RawAgent>>,
+}
+
+/// A provider.
 pub(super) struct RawProvider {
-    pub(super) executor: Spanned<ExecutorKind>,
-    base_url: Option<Spanned<String>>,
-    /// Taken only to be refused, and never looked at.
-    key: Option<Spanned<IgnoredAny>>,
-    key_env: Option<Spanned<String>>,
-    key_file: Option<Spanned<PathBuf>>,
-    key_header: Option<Spanned<String>>,
-    region_header: Option<Spanned<String>>,
-    region_pointer: Option<Spanned<String>>,
-    connect_timeout: Option<Spanned<String>>,
-    headers: Option<Spanned<BTreeMap<String, String>>>,
-    program: Option<Spanned<Program>>,
-    stdout: Option<Spanned<Stdout>>,
-    env: Option<Spanned<BTreeMap<String, String>>>,
-    pass_env: Option<Spanned<Vec<String>>>,
-    pub(super) keep_response: Option<Spanned<bool>>,
+    /// The line of each of its keys.
+    places: BTreeMap<&'static str, u64>,
+    /// Keys that are missing only by their spelling.
+    misspelt: BTreeSet<&'static str>,
+    line: u64,
+    pub(super) executor: Option<ExecutorKind>,
+    base_url: Option<String>,
+    key_env: Option<String>,
+    key_file: Option<PathBuf>,
+    key_header: Option<String>,
+    region_header: Option<String>,
+    region_pointer: Option<String>,
+    connect_timeout: Option<String>,
+    headers: Option<BTreeMap<String, String>>,
+    program: Option<Vec<String>>,
+    stdout: Option<Stdout>,
+    env: Option<BTreeMap<String, String>>,
+    pass_env: Option<Vec<String>>,
+    pub(super) keep_response: Option<bool>,
 }
 
 /// An agent.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawAgent {
-    pub(super) id: Option<Spanned<String>>,
-    pub(super) region: Spanned<String>,
-    pub(super) slots: Option<Spanned<u32>>,
-    pub(super) prefetch: Option<Spanned<u32>>,
-    pub(super) models: BTreeMap<String, Spanned<RawModel>>,
+    pub(super) line: u64,
+    has_id: bool,
+    pub(super) id: Option<At<String>>,
+    pub(super) region: Option<At<String>>,
+    pub(super) slots: Option<At<u64>>,
+    pub(super) prefetch: Option<At<u64>>,
+    pub(super) models: Option<Vec<(At<String>, Option<RawModel>)>>,
 }
 
 /// How a model is reached: a provider's name, or that and the model's name there.
@@ -67,111 +99,140 @@ pub(super) struct RawModel {
     pub(super) model: Option<String>,
 }
 
-impl<'de> Deserialize<'de> for RawModel {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Long {
-            provider: String,
-            model: Option<String>,
+/// Reads the file's form. What the values mean is looked at afterwards.
+pub(super) fn read(reader: &mut Reader<'_>, root: &Node) -> Option<RawFile> {
+    let fields = reader.fields("an agents file", root, FILE_KEYS)?;
+    let providers = fields.need(reader, "providers", |reader, what, node| named(reader, what, node, RawProvider::read));
+    let agents = fields.need(reader, "agents", |reader, what, node| {
+        let nodes = reader.list(what, node)?;
+        // One that can't be read at all is told, and is none.
+        Some(nodes.iter().filter_map(|node| RawAgent::read(reader, node)).collect())
+    });
+    Some(RawFile { providers: providers.map(|at| at.value), agents: agents.map(|at| at.value) })
+}
+
+/// A map of names to what `read` makes of their values.
+fn named<'n, 'r, T>(
+    reader: &mut Reader<'r>,
+    what: &str,
+    node: &'n Node,
+    read: impl Fn(&mut Reader<'r>, &At<String>, &'n Node) -> Option<T>,
+) -> Option<Vec<(At<String>, Option<T>)>> {
+    let entries = reader.entries(what, node)?;
+    let read_one = |(key, node): (At<&str>, &'n Node)| {
+        let name = At { line: key.line, value: key.value.to_owned() };
+        let value = read(reader, &name, node);
+        (name, value)
+    };
+    Some(entries.into_iter().map(read_one).collect())
+}
+
+impl RawAgent {
+    fn read(reader: &mut Reader<'_>, node: &Node) -> Option<Self> {
+        let fields = reader.fields("an agent", node, AGENT_KEYS)?;
+        Some(Self {
+            line: node.referenced.line(),
+            has_id: fields.places().contains_key("id") || fields.misspelt().contains("id"),
+            id: fields.read(reader, "id", Reader::text),
+            region: fields.need(reader, "region", Reader::text),
+            slots: fields.read(reader, "slots", Reader::whole),
+            prefetch: fields.read(reader, "prefetch", Reader::whole),
+            models: fields
+                .need(reader, "models", |reader, what, node| named(reader, what, node, RawModel::read))
+                .map(|at| at.value),
+        })
+    }
+
+    /// The id, which is the region where there is none; none where it can't be told.
+    pub(super) fn name(&self) -> Option<&str> {
+        let source = if self.has_id { &self.id } else { &self.region };
+        source.as_ref().map(|at| at.value.as_str())
+    }
+}
+
+impl RawModel {
+    fn read(reader: &mut Reader<'_>, name: &At<String>, node: &Node) -> Option<Self> {
+        let what = format!("model {:?}", name.value);
+        if !node.value.is_map() {
+            let wanted = "a provider's name, or { provider: NAME, model: NAME }";
+            return reader.text_or(&what, node, wanted).map(|provider| Self { provider, model: None });
         }
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = RawModel;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a provider's name, or { provider: NAME, model: NAME }")
-            }
-
-            fn visit_str<E: de::Error>(self, provider: &str) -> Result<RawModel, E> {
-                Ok(RawModel { provider: provider.to_owned(), model: None })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawModel, A::Error> {
-                let Long { provider, model } = Long::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(RawModel { provider, model })
-            }
-        }
-
-        deserializer.deserialize_any(Either)
+        let fields = reader.fields(&what, node, MODEL_KEYS)?;
+        let provider = fields.need(reader, "provider", Reader::text);
+        let model = fields.read(reader, "model", Reader::text).map(|at| at.value);
+        Some(Self { provider: provider?.value, model })
     }
 }
 
 /// A program and its arguments, as a list or as one word.
-struct Program(Vec<String>);
-
-impl<'de> Deserialize<'de> for Program {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Program;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a program, or a list of it and its arguments")
-            }
-
-            fn visit_str<E: de::Error>(self, program: &str) -> Result<Program, E> {
-                Ok(Program(vec![program.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Program, A::Error> {
-                Vec::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Program)
-            }
-        }
-
-        deserializer.deserialize_any(Either)
+fn program(reader: &mut Reader<'_>, what: &str, node: &Node) -> Option<Vec<String>> {
+    if node.value.is_list() {
+        return reader.texts(what, node);
     }
+    reader.text_or(what, node, "a program, or a list of it and its arguments").map(|program| vec![program])
 }
 
 impl RawProvider {
-    /// Where each key stands that is there, and which executor it belongs to; none for those of all.
-    fn places(&self) -> Vec<(&'static str, Option<ExecutorKind>, u64)> {
-        let (openai, command) = (Some(ExecutorKind::Openai), Some(ExecutorKind::Command));
-        let at = |field, kind, line: Option<u64>| line.map(|line| (field, kind, line));
-        let all = [
-            at("base_url", openai, line(&self.base_url)),
-            at("key", openai, line(&self.key)),
-            at("key_env", openai, line(&self.key_env)),
-            at("key_file", openai, line(&self.key_file)),
-            at("key_header", openai, line(&self.key_header)),
-            at("region_header", openai, line(&self.region_header)),
-            at("region_pointer", openai, line(&self.region_pointer)),
-            at("connect_timeout", openai, line(&self.connect_timeout)),
-            at("headers", openai, line(&self.headers)),
-            at("program", command, line(&self.program)),
-            at("stdout", command, line(&self.stdout)),
-            at("env", command, line(&self.env)),
-            at("pass_env", command, line(&self.pass_env)),
-            at("keep_response", None, line(&self.keep_response)),
-        ];
-        all.into_iter().flatten().collect()
+    fn read(reader: &mut Reader<'_>, name: &At<String>, node: &Node) -> Option<Self> {
+        let fields = reader.fields(&format!("provider {}", name.value), node, PROVIDER_KEYS)?;
+        let mut text = |key| fields.read(reader, key, Reader::text).map(|at| at.value);
+        let [base_url, key_env, key_file, key_header] =
+            ["base_url", "key_env", "key_file", "key_header"].map(&mut text);
+        let [region_header, region_pointer] = ["region_header", "region_pointer"].map(&mut text);
+        let connect_timeout = text("connect_timeout");
+        let mut map = |key| fields.read(reader, key, Reader::text_map).map(|at| at.value);
+        let [headers, env] = ["headers", "env"].map(&mut map);
+        Some(Self {
+            places: fields.places(),
+            misspelt: fields.misspelt(),
+            line: name.line,
+            executor: fields
+                .need(reader, "executor", |reader, what, node| reader.choice(what, node, &EXECUTORS))
+                .map(|at| at.value),
+            base_url,
+            key_env,
+            key_file: key_file.map(PathBuf::from),
+            key_header,
+            region_header,
+            region_pointer,
+            connect_timeout,
+            headers,
+            program: fields.read(reader, "program", program).map(|at| at.value),
+            stdout: fields
+                .read(reader, "stdout", |reader, what, node| reader.choice(what, node, &STDOUTS))
+                .map(|at| at.value),
+            env,
+            pass_env: fields.read(reader, "pass_env", Reader::texts).map(|at| at.value),
+            keep_response: fields.read(reader, "keep_response", Reader::flag).map(|at| at.value),
+        })
     }
 
-    /// The line of the key `field`, else of the provider's executor.
+    /// The line of the key `field`, else of the provider's name.
     pub(super) fn line(&self, field: &str) -> u64 {
-        let place = self.places().into_iter().find(|(name, ..)| *name == field);
-        place.map_or_else(|| self.executor.referenced.line(), |(.., line)| line)
+        self.places.get(field).copied().unwrap_or(self.line)
     }
 
-    /// Keys of another executor than this provider's.
-    pub(super) fn misplaced(&self) -> Vec<Fault> {
-        let own = self.executor.value;
-        let foreign = self.places().into_iter().filter(|(_, kind, _)| kind.is_some_and(|kind| kind != own));
-        let fault = |(field, kind, line): (&str, Option<ExecutorKind>, u64)| Fault {
-            line,
-            message: format!("{field} belongs to the executor {}, and this is {}", kind.map_or("", name), name(own)),
+    /// Whether it has the key `field`, were it with a fault.
+    fn has(&self, field: &str) -> bool {
+        self.places.contains_key(field) || self.misspelt.contains(field)
+    }
+
+    /// Keys of another executor than `own`, which is this provider's.
+    pub(super) fn misplaced(&self, own: ExecutorKind) -> Vec<Fault> {
+        let fault = |(field, line): (&&str, &u64)| {
+            let kind = executor_of(field).filter(|kind| *kind != own)?;
+            let message = format!("{field} belongs to the executor {}, and this is {}", name(kind), name(own));
+            Some(Fault { line: *line, message })
         };
-        foreign.map(fault).collect()
+        self.places.iter().filter_map(fault).collect()
     }
 
-    /// The settings of an endpoint; none where a fault was added that leaves none.
-    pub(super) fn openai(&self, origin: Origin<'_>, faults: &mut Vec<Fault>) -> Option<OpenAiSettings> {
+    /// The settings of an endpoint. Where a fault was added they are good for looking at the others only.
+    pub(super) fn openai(&self, origin: Origin<'_>, faults: &mut Vec<Fault>) -> OpenAiSettings {
         let mut fault = |field: &str, message: String| {
             faults.push(Fault { line: self.line(field), message: format!("{field}: {message}") })
         };
-        if self.key.is_some() {
+        if self.places.contains_key("key") {
             fault("key", "a key must not stand in this file; put it into an environment variable and name that by key_env, or into a file and name that by key_file".to_owned());
         }
         let key = match (&self.key_env, &self.key_file) {
@@ -180,127 +241,66 @@ impl RawProvider {
                 KeySource::None
             }
             (Some(name), None) => {
-                key_from_env(&name.value, origin).map_err(|words| fault("key_env", words)).unwrap_or_default()
+                key_from_env(name, origin).map_err(|words| fault("key_env", words)).unwrap_or_default()
             }
-            (None, Some(path)) => KeySource::File(origin.folder.join(&path.value)),
+            (None, Some(path)) => KeySource::File(origin.folder.join(path)),
             (None, None) => KeySource::None,
         };
-        if self.key_header.is_some() && key == KeySource::None {
+        if self.has("key_header") && !["key", "key_env", "key_file"].iter().any(|field| self.has(field)) {
             fault("key_header", "there is no key to carry; name one by key_env or key_file".to_owned());
         }
-        let connect_timeout =
-            self.connect_timeout.as_ref().map_or(Ok(DEFAULT_CONNECT_TIMEOUT), |text| duration(&text.value));
+        let connect_timeout = self.connect_timeout.as_deref().map_or(Ok(DEFAULT_CONNECT_TIMEOUT), duration);
         let connect_timeout =
             connect_timeout.map_err(|words| fault("connect_timeout", words)).unwrap_or(DEFAULT_CONNECT_TIMEOUT);
-        let Some(base_url) = &self.base_url else {
+        if !self.has("base_url") {
             fault("base_url", "is missing; it says where the endpoint is: http://127.0.0.1:11434/v1".to_owned());
-            return None;
-        };
-        Some(OpenAiSettings {
-            base_url: base_url.value.clone(),
+        }
+        OpenAiSettings {
+            // Any good one serves where there is none, for then nothing is called.
+            base_url: self.base_url.clone().unwrap_or_else(|| "http://127.0.0.1".to_owned()),
             key,
-            key_header: text(&self.key_header),
-            region_header: text(&self.region_header),
-            region_pointer: text(&self.region_pointer),
-            keep_response: self.keep_response.as_ref().is_none_or(|keep| keep.value),
+            key_header: self.key_header.clone(),
+            region_header: self.region_header.clone(),
+            region_pointer: self.region_pointer.clone(),
+            keep_response: self.keep_response.unwrap_or(true),
             connect_timeout,
-            headers: self
-                .headers
-                .as_ref()
-                .map(|headers| headers.value.clone().into_iter().collect())
-                .unwrap_or_default(),
-        })
+            headers: self.headers.clone().unwrap_or_default().into_iter().collect(),
+        }
     }
 
-    /// The settings of a program; none where a fault was added that leaves none.
-    pub(super) fn command(&self, origin: Origin<'_>, faults: &mut Vec<Fault>) -> Option<CommandSettings> {
+    /// The settings of a program. Where a fault was added they are good for looking at the others only.
+    pub(super) fn command(&self, origin: Origin<'_>, faults: &mut Vec<Fault>) -> CommandSettings {
         let mut fault = |field: &str, message: String| {
             faults.push(Fault { line: self.line(field), message: format!("{field}: {message}") })
         };
         let mut pass_env = BTreeMap::new();
-        for name in self.pass_env.iter().flat_map(|names| &names.value) {
+        for name in self.pass_env.iter().flatten() {
             match (origin.env)(name) {
                 Some(value) => drop(pass_env.insert(name.clone(), value)),
                 None => fault("pass_env", format!("the environment variable {name:?} is not set")),
             }
         }
-        let Some(program) = &self.program else {
+        if !self.has("program") {
             fault("program", "is missing; it is the program and its arguments: [./answer, --fast]".to_owned());
-            return None;
-        };
-        Some(CommandSettings {
-            stdout: self.stdout.as_ref().map(|stdout| stdout.value).unwrap_or_default(),
-            env: self.env.as_ref().map(|env| env.value.clone()).unwrap_or_default(),
+        }
+        // Any serves where there is none, for then nothing is run.
+        let program = self.program.clone().unwrap_or_else(|| vec!["sh".to_owned()]);
+        CommandSettings {
+            stdout: self.stdout.unwrap_or_default(),
+            env: self.env.clone().unwrap_or_default(),
             pass_env,
-            keep_response: self.keep_response.as_ref().is_none_or(|keep| keep.value),
-            ..CommandSettings::new(program.value.0.clone(), origin.folder)
-        })
+            keep_response: self.keep_response.unwrap_or(true),
+            ..CommandSettings::new(program, origin.folder)
+        }
     }
-}
-
-fn line<T>(field: &Option<Spanned<T>>) -> Option<u64> {
-    field.as_ref().map(|field| field.referenced.line())
-}
-
-fn text(field: &Option<Spanned<String>>) -> Option<String> {
-    field.as_ref().map(|field| field.value.clone())
 }
 
 fn name(kind: ExecutorKind) -> &'static str {
-    match kind {
-        ExecutorKind::Openai => "openai",
-        ExecutorKind::Command => "command",
-        ExecutorKind::Echo => "echo",
-    }
+    EXECUTORS.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     let duration =
         humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration; write 10s or 500ms"))?;
     if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
-}
-
-/// Reads the file's form. What the values mean is looked at afterwards.
-pub(super) fn parse(text: &str) -> Result<RawFile, Fault> {
-    if text.trim().is_empty() {
-        return Err(Fault {
-            line: 0,
-            message: "is empty; an agents file has the keys providers and agents".to_owned(),
-        });
-    }
-    serde_saphyr::from_str(text).map_err(|error| {
-        // Without the snippet: the lines around a fault may hold what nobody should read.
-        let error = error.without_snippet();
-        let line = error.location().map_or(0, |location| location.line());
-        Fault { line, message: words(error) }
-    })
-}
-
-fn words(error: &serde_saphyr::Error) -> String {
-    use serde_saphyr::Error;
-    let names = |names: &[&'static str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    match error {
-        Error::SerdeUnknownField { field, expected, .. } => {
-            format!("there is no key {field:?} here{}", advice(field, &names(expected)))
-        }
-        Error::SerdeUnknownVariant { variant, expected, .. } => {
-            format!("{variant:?} is not possible here{}", advice(variant, &names(expected)))
-        }
-        Error::SerdeMissingField { field, .. } => format!("the key {field:?} is missing"),
-        // The found value stays out: it may be a key in the wrong place.
-        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
-            format!("the value is not of the right type; expected {expected}")
-        }
-        other => other.to_string(),
-    }
-}
-
-/// The nearest of `known`, or all of them.
-pub(super) fn advice(wrong: &str, known: &[String]) -> String {
-    let nearest = known.iter().map(|name| (strsim::damerau_levenshtein(wrong, name), name)).min();
-    match nearest {
-        None => "; there are none".to_owned(),
-        Some((distance, name)) if distance <= 1 + name.chars().count() / 4 => format!("; did you mean {name:?}?"),
-        Some(_) => format!("; possible are {}", known.join(", ")),
-    }
 }

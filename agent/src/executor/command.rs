@@ -41,6 +41,9 @@ use super::{
     Task, failure,
 };
 
+/// The executor's name in records.
+pub(super) const NAME: &str = "command";
+
 /// What a program sees of the agent's environment, besides what is configured.
 pub const INHERITED_VARIABLES: [&str; 11] =
     ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"];
@@ -241,7 +244,7 @@ impl Command {
     }
 
     fn served(&self) -> pb::Served {
-        pb::Served { endpoint: self.label.clone(), executor: "command".to_owned(), ..Default::default() }
+        pb::Served { endpoint: self.label.clone(), executor: NAME.to_owned(), ..Default::default() }
     }
 
     async fn run(&self, task: &Task) -> Outcome {
@@ -386,7 +389,7 @@ impl Command {
 #[async_trait]
 impl Executor for Command {
     fn name(&self) -> &'static str {
-        "command"
+        NAME
     }
 
     async fn probe(&self) -> Result<(), String> {

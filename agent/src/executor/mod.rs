@@ -4,6 +4,8 @@
 //! leases, sessions or the spool: a lease that ends while its cell runs is told to it by dropping the future, which
 //! closes the connection or ends the process group.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +25,7 @@ pub use command::{Command, CommandSettings, Stdout};
 pub use echo::Echo;
 pub use openai::{DEFAULT_CONNECT_TIMEOUT, OpenAi, OpenAiSettings};
 pub use secret::KeySource;
+pub(crate) use secret::Secret;
 
 /// The longest message of [`Executor::probe`], [`Outcome::RateLimited`] and [`Outcome::Misconfigured`], in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1024;
@@ -44,6 +47,8 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Whether the endpoint can be reached for its model. No cell runs.
     ///
+    /// It sets no limit to the time that this takes; the caller does, by dropping the future.
+    ///
     /// # Errors
     /// The provider's or the system's own words, at most [`MAX_MESSAGE_BYTES`] long, never a key.
     async fn probe(&self) -> Result<(), String>;
@@ -52,6 +57,18 @@ pub trait Executor: Send + Sync + 'static {
     ///
     /// It sets no limit to the time that the call takes; the caller does, by dropping the future.
     async fn execute(&self, task: Task) -> Outcome;
+}
+
+/// What to do about a process `pid` that runs programs and is the first of its container. Every program leaves one
+/// process whose parent has ended, its watcher; the system hands it to the first process, and a process of that
+/// role reaps what it never started. An agent doesn't.
+pub(crate) fn init_advice(pid: u32, models: &BTreeMap<String, (String, Arc<dyn Executor>)>) -> Option<&'static str> {
+    let runs_programs = models.values().any(|(_, executor)| executor.name() == command::NAME);
+    (runs_programs && pid == 1).then_some(
+        "this agent is process 1 of its container, and each cell of a model with executor command leaves a dead \
+         process there, until none can be started any more; start the container with an init: docker run --init, \
+         init: true in a compose file, shareProcessNamespace: true in a pod",
+    )
 }
 
 /// One cell to run.
@@ -129,5 +146,22 @@ pub struct SettingError {
 impl SettingError {
     fn new(field: &'static str, fault: impl Into<String>) -> Self {
         Self { field, fault: fault.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_runs_programs_as_process_1_is_told_to_have_an_init_and_no_other() {
+        let echo: Arc<dyn Executor> = Arc::new(Echo);
+        let program = Command::new(CommandSettings::new(vec!["sh".to_owned()], "/")).unwrap();
+        let without = BTreeMap::from([("a".to_owned(), ("p".to_owned(), echo))]);
+        let mut with = without.clone();
+        with.insert("b".to_owned(), ("q".to_owned(), Arc::new(program)));
+        assert!(init_advice(1, &with).is_some_and(|advice| advice.contains("docker run --init")));
+        assert_eq!(init_advice(2, &with), None);
+        assert_eq!(init_advice(1, &without), None);
     }
 }

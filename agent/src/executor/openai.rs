@@ -1,19 +1,17 @@
 //! The executor for OpenAI-compatible endpoints: Ollama, vLLM, llama.cpp, a provider.
 //!
 //! A cell is one `POST {base_url}/chat/completions`, made of the bytes of its frozen input. What the answer means,
-//! good or bad, is decided in [`reply`].
+//! good or bad, is decided in [`reply`]; what a call says is put together in [`request`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use semel_proto::v1 as pb;
-use sha2::{Digest, Sha256};
 
 use self::reply::{ErrorReply, Reading};
-use super::input::Input;
 use super::secret::{KeySource, Secret};
 use super::text::{shorten, with_causes};
 use super::{
@@ -22,12 +20,10 @@ use super::{
 };
 
 mod reply;
+mod request;
 
 /// How long a connection may take to be made, where nothing else is configured.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a probe may take in all.
-const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the body of an error is waited for. What came by then is the message.
 const ERROR_BODY_LIMIT: Duration = Duration::from_secs(10);
@@ -41,12 +37,6 @@ const IDLE_CONNECTION_LIMIT: Duration = Duration::from_secs(4);
 
 /// How often the system asks after a peer that is silent in the middle of a call.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// The longest idempotency key that common providers take, in bytes. A longer one is replaced by its digest.
-const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
-
-/// What the executor itself says in a call, and parameters can't say differently.
-const RESERVED_PARAMETERS: [&str; 4] = ["messages", "model", "stream", "stream_options"];
 
 /// How one provider is reached.
 #[derive(Clone, Debug)]
@@ -225,12 +215,12 @@ impl Endpoint {
     }
 
     async fn call(&self, task: &Task) -> Result<Answer, Box<Outcome>> {
-        let body = request_body(&task.input).map_err(|fault| Outcome::Failure(failure::bad_input(fault), None))?;
+        let body = request::body(&task.input).map_err(|fault| Outcome::Failure(failure::bad_input(fault), None))?;
         let key = self.key.read().await.map_err(|fault| self.misconfigured(&fault, None))?;
         let key = key.as_ref();
         let started = Instant::now();
         let request =
-            self.authorized(self.client.post(self.chat_url.clone()), key).headers(call_headers(task)).body(body);
+            self.authorized(self.client.post(self.chat_url.clone()), key).headers(request::headers(task)).body(body);
         let response = request.send().await.map_err(|error| self.unanswered(error, key))?;
         if !response.status().is_success() {
             return Err(Box::new(self.refused(response, key).await));
@@ -323,7 +313,7 @@ impl Endpoint {
     async fn probe(&self, model: &str) -> Result<(), String> {
         let key = self.key.read().await.map_err(|fault| self.message(&fault, None))?;
         let key = key.as_ref();
-        let request = self.authorized(self.client.get(self.models_url.clone()), key).timeout(PROBE_LIMIT);
+        let request = self.authorized(self.client.get(self.models_url.clone()), key);
         let response = request.send().await.map_err(|error| {
             let words = with_causes(&error.without_url());
             self.message(&format!("can't be reached: {words}"), key)
@@ -431,63 +421,6 @@ fn below(base: &Url, segments: &[&str]) -> Url {
     url
 }
 
-/// The body of a call: the input's messages and model and each of its parameters, in the input's own bytes.
-fn request_body(input: &[u8]) -> Result<Vec<u8>, String> {
-    let input_size = input.len();
-    let input = Input::parse(input)?;
-    let mut body = Vec::with_capacity(input_size + 64);
-    body.extend_from_slice(b"{\"model\":");
-    body.extend_from_slice(input.model.get().as_bytes());
-    body.extend_from_slice(b",\"messages\":");
-    body.extend_from_slice(input.messages.get().as_bytes());
-    for (name, value) in &input.parameters {
-        if RESERVED_PARAMETERS.contains(&name.as_ref()) {
-            return Err(format!("the parameter {name:?} is not the job's to set; leave it out of parameters"));
-        }
-        body.push(b',');
-        body.extend_from_slice(serde_json::to_string(name).map_err(|error| error.to_string())?.as_bytes());
-        body.push(b':');
-        body.extend_from_slice(value.get().as_bytes());
-    }
-    body.push(b'}');
-    Ok(body)
-}
-
-/// The headers that say which execution and attempt a call belongs to.
-fn call_headers(task: &Task) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // Percent-encoded ASCII or a digest in hexadecimal: always a header's value.
-    if let Ok(key) = HeaderValue::try_from(idempotency_key(&task.key)) {
-        headers.insert("idempotency-key", key);
-    }
-    headers.insert("x-semel-attempt", HeaderValue::from(task.attempt));
-    headers.insert("x-semel-fencing-token", HeaderValue::from(task.fencing_token));
-    headers
-}
-
-/// The execution key as one word, the same for every attempt of a cell: its parts percent-encoded and joined by
-/// slashes, or the SHA-256 of that where it is too long.
-fn idempotency_key(key: &pb::ExecutionKey) -> String {
-    let mut text = String::new();
-    for part in [&key.namespace, &key.job_id, &key.region, &key.model, &key.question] {
-        for byte in part.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                text.push(char::from(byte));
-            } else {
-                text.push_str(&format!("%{byte:02X}"));
-            }
-        }
-        text.push('/');
-    }
-    text.push_str(&key.repeat.to_string());
-    if text.len() > MAX_IDEMPOTENCY_KEY_BYTES {
-        let digest = Sha256::digest(text.as_bytes());
-        text = format!("sha256:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    }
-    text
-}
-
 enum Unread {
     TooLarge,
     Broken(reqwest::Error),
@@ -523,47 +456,6 @@ async fn read_start(mut response: Response, limit: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn key(question: &str) -> pb::ExecutionKey {
-        pb::ExecutionKey {
-            namespace: "default".into(),
-            job_id: "j/1".into(),
-            region: "us-east".into(),
-            model: "m:1b".into(),
-            question: question.into(),
-            repeat: 2,
-        }
-    }
-
-    #[test]
-    fn keys_that_differ_only_in_where_a_slash_stands_have_different_idempotency_keys() {
-        assert_eq!(idempotency_key(&key("q 1")), "default/j%2F1/us-east/m%3A1b/q%201/2");
-    }
-
-    #[test]
-    fn an_idempotency_key_fits_every_header() {
-        let long = idempotency_key(&key(&"ü".repeat(127)));
-        assert!(long.starts_with("sha256:") && long.len() == 71, "{long}");
-        assert_ne!(long, idempotency_key(&key(&"ö".repeat(127))));
-    }
-
-    #[test]
-    fn a_call_has_the_bytes_of_its_input() {
-        let input = br#"{"messages":[{"content":"\u00e4 1.0","role":"user"}],"model":"m","parameters":{"seed":9007199254740993,"temperature":1E-7}}"#;
-        let body = String::from_utf8(request_body(input).unwrap()).unwrap();
-        assert_eq!(
-            body,
-            r#"{"model":"m","messages":[{"content":"\u00e4 1.0","role":"user"}],"seed":9007199254740993,"temperature":1E-7}"#
-        );
-    }
-
-    #[test]
-    fn parameters_cannot_replace_what_was_asked_of_whom() {
-        for name in RESERVED_PARAMETERS {
-            let input = format!(r#"{{"messages":[],"model":"m","parameters":{{"{name}":true}}}}"#);
-            assert!(request_body(input.as_bytes()).unwrap_err().contains(name));
-        }
-    }
 
     #[test]
     fn a_query_of_the_address_is_kept_behind_the_path() {

@@ -6,6 +6,9 @@
 //! reads from a pipe whose other end only this process holds. However this process ends, the system closes that end,
 //! the watcher wakes and kills its group, itself included. There is no moment without cover: the pipe exists before
 //! the shell does. A program that leaves its process group (`setsid`, a daemon) leaves this care too.
+//!
+//! The watcher's parent ends at once, so its end is the init process's to reap. In a container whose first process is
+//! the agent nobody does; [`init_advice`](super::init_advice) says so at the start.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeWriter};

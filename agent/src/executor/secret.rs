@@ -1,6 +1,8 @@
-//! Keys: read from the environment or a file, and never shown.
+//! Keys and tokens: read from the environment or a file, and never shown.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The largest key file, in bytes. What is larger is no key.
@@ -9,7 +11,7 @@ const MAX_KEY_BYTES: u64 = 16 * 1024;
 /// What replaces a key in words that quote it.
 const REDACTED: &[u8] = b"[key]";
 
-/// A key. Its `Debug` shows nothing of it.
+/// A key or token. Its `Debug` shows nothing of it.
 #[derive(Clone, PartialEq)]
 pub struct Secret(String);
 
@@ -24,12 +26,26 @@ impl Secret {
             return Err("is empty");
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("has white space or characters beyond ASCII inside; a key is one word");
+            return Err("has white space or characters beyond ASCII inside; a key or token is one word");
         }
         Ok(Self(text.to_owned()))
     }
 
-    pub(super) fn expose(&self) -> &str {
+    /// The only word of the file `path`.
+    ///
+    /// # Errors
+    /// The file can't be read or holds no key; the message quotes nothing of it, and doesn't name it.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, String> {
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(|error| error.to_string())?;
+        file.take(MAX_KEY_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        if bytes.len() as u64 > MAX_KEY_BYTES {
+            return Err(format!("has more than {MAX_KEY_BYTES} bytes; a key or token is one word"));
+        }
+        Ok(Self::new(&String::from_utf8_lossy(&bytes))?)
+    }
+
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
@@ -109,19 +125,13 @@ impl KeySource {
             Self::None => Ok(None),
             Self::Value(secret) => Ok(Some(secret.clone())),
             Self::File(path) => {
-                read_file(path).await.map(Some).map_err(|fault| format!("key file {}: {fault}", path.display()))
+                let of_file = |fault: String| format!("key file {}: {fault}", path.display());
+                let owned = path.clone();
+                let read = tokio::task::spawn_blocking(move || Secret::from_file(&owned)).await;
+                read.map_err(|error| of_file(error.to_string()))?.map(Some).map_err(of_file)
             }
         }
     }
-}
-
-async fn read_file(path: &Path) -> Result<Secret, String> {
-    let size = tokio::fs::metadata(path).await.map_err(|error| error.to_string())?.len();
-    if size > MAX_KEY_BYTES {
-        return Err(format!("has {size} bytes; a key has at most {MAX_KEY_BYTES}"));
-    }
-    let text = tokio::fs::read_to_string(path).await.map_err(|error| error.to_string())?;
-    Ok(Secret::new(&text)?)
 }
 
 #[cfg(test)]

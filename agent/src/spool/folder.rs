@@ -16,6 +16,8 @@ use crate::wire::SharedReport;
 /// A segment that has this many bytes gets no more.
 pub(super) const SEGMENT_BYTES: u64 = 16 << 20;
 const SUFFIX: &str = "results";
+/// The suffix of damaged segments that were set aside. Nothing reads or deletes them.
+const ASIDE_SUFFIX: &str = "corrupt";
 const LOCK_FILE: &str = "lock";
 
 pub(super) struct Folder {
@@ -37,14 +39,25 @@ struct Segment {
     bytes: u64,
     /// Results that are still wanted.
     wanted: u64,
+    /// Damaged and not yet set aside: it must not be deleted, whatever is wanted of it.
+    is_damaged: bool,
+}
+
+/// What reading a segment showed of its file.
+struct Condition {
+    /// The bytes up to where it is torn; all of them if it isn't.
+    whole_bytes: u64,
+    /// Its last record isn't whole.
+    is_torn: bool,
+    /// What stands before its end isn't what was written.
+    is_damaged: bool,
 }
 
 impl Folder {
     /// Locks and reads the folder.
     pub fn open(path: &Path) -> Result<(Self, Vec<RecoveredReport>), SpoolError> {
         let failed = |what| move |error| SpoolError::Io { folder: path.to_owned(), what, error };
-        // Answers can be confidential: the owner alone may read them.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("making it"))?;
+        make(path).map_err(failed("making it"))?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
         let lock = options.open(path.join(LOCK_FILE)).map_err(failed("opening its lock file"))?;
@@ -62,7 +75,7 @@ impl Folder {
             next_segment: 1,
             tombstones: Vec::new(),
         };
-        let recovered = folder.load().map_err(failed("reading it"))?;
+        let recovered = folder.load().map_err(failed("reading it, and saving what is damaged in it"))?;
         Ok((folder, recovered))
     }
 
@@ -102,14 +115,20 @@ impl Folder {
             frame::push_result(&mut buffer, fencing, report);
         }
         let (number, mut file) = self.writable()?;
+        let segment = self.segments.entry(number).or_default();
         let written = file.write_all(&buffer).and_then(|()| {
             // A lost tombstone costs a repeated report and nothing else.
             if has_results { file.sync_data() } else { Ok(()) }
         });
-        let segment = self.segments.entry(number).or_default();
+        if let Err(error) = written {
+            // No record may end within a file that others follow. Where this fails as well, the next start takes
+            // what is left of the write for damage.
+            if file.set_len(segment.bytes).and_then(|()| file.sync_all()).is_err() {
+                segment.bytes += buffer.len() as u64;
+            }
+            return Err(error);
+        }
         segment.bytes += buffer.len() as u64;
-        // On an error the file's end is unknown: it is left as it is, torn perhaps.
-        written?;
         self.tombstones.clear();
         for (token, _, _) in results {
             segment.wanted += 1;
@@ -121,10 +140,12 @@ impl Folder {
 
     /// The segment to write to, taken out of `active`.
     fn writable(&mut self) -> io::Result<(u64, File)> {
-        if let Some((number, file)) = self.active.take()
-            && self.segments.get(&number).is_some_and(|segment| segment.bytes < SEGMENT_BYTES)
-        {
-            return Ok((number, file));
+        if let Some((number, file)) = self.active.take() {
+            if self.segments.get(&number).is_some_and(|segment| segment.bytes < SEGMENT_BYTES) {
+                return Ok((number, file));
+            }
+            // Only the newest file may be torn by a power cut, and its last tombstones may not be on disk yet.
+            file.sync_data()?;
         }
         let number = self.next_segment;
         let path = self.segment_path(number);
@@ -132,14 +153,15 @@ impl Folder {
         self.next_segment += 1;
         self.segments.insert(number, Segment::default());
         // Without this the file itself can be missing after a power cut.
-        File::open(&self.path)?.sync_all()?;
+        sync_folder(&self.path)?;
         Ok((number, file))
     }
 
     /// Deletes segments of which nothing is wanted.
     fn delete_unwanted(&mut self) -> io::Result<()> {
+        let is_unwanted = |segment: &Segment| segment.wanted == 0 && !segment.is_damaged;
         let unwanted: Vec<u64> =
-            self.segments.iter().filter(|(_, segment)| segment.wanted == 0).map(|(number, _)| *number).collect();
+            self.segments.iter().filter(|(_, segment)| is_unwanted(segment)).map(|(number, _)| *number).collect();
         for number in unwanted {
             if self.active.as_ref().is_some_and(|(active, _)| *active == number) {
                 self.active = None;
@@ -174,9 +196,15 @@ impl Folder {
         self.next_segment = numbers.last().map_or(1, |last| last + 1);
         let mut found = BTreeMap::new();
         let mut damaged = Vec::new();
+        let newest = numbers.last().copied();
         for number in numbers {
-            if self.load_segment(number, &mut found)? {
+            let condition = self.load_segment(number, &mut found)?;
+            let is_newest = Some(number) == newest;
+            if condition.is_damaged || (condition.is_torn && !is_newest) {
                 damaged.push(number);
+            } else if is_newest {
+                // Torn or not, its process may have ended while it wrote; from now on others follow it.
+                self.end_at(number, condition.whole_bytes)?;
             }
         }
         for (token, (number, _)) in &found {
@@ -186,6 +214,10 @@ impl Folder {
             self.wanted.insert(token.clone(), *number);
         }
         let recovered: Vec<RecoveredReport> = found.into_values().map(|(_, recovered)| recovered).collect();
+        // All are marked before the first is saved, since saving deletes what nothing is wanted of.
+        for number in &damaged {
+            self.segments.entry(*number).or_default().is_damaged = true;
+        }
         for number in damaged {
             self.set_aside(number, &recovered)?;
         }
@@ -193,13 +225,18 @@ impl Folder {
         Ok(recovered)
     }
 
-    /// Reads a segment into `found`. Gives whether its middle is damaged.
-    fn load_segment(&mut self, number: u64, found: &mut BTreeMap<Bytes, (u64, RecoveredReport)>) -> io::Result<bool> {
-        let mut rest = Bytes::from(fs::read(self.segment_path(number))?);
-        let segment = Segment { bytes: rest.len() as u64, wanted: 0 };
-        self.segments.insert(number, segment);
-        let mut damaged = false;
+    /// Reads a segment into `found`.
+    fn load_segment(
+        &mut self,
+        number: u64,
+        found: &mut BTreeMap<Bytes, (u64, RecoveredReport)>,
+    ) -> io::Result<Condition> {
+        let file = Bytes::from(fs::read(self.segment_path(number))?);
+        let mut rest = file.clone();
+        self.segments.insert(number, Segment { bytes: file.len() as u64, ..Segment::default() });
+        let mut is_damaged = false;
         loop {
+            let at = file.len() - rest.len();
             match frame::read(&mut rest) {
                 Read::Whole(Record::Result { fencing, report }) => {
                     let token = report.lease_token.clone();
@@ -210,30 +247,75 @@ impl Folder {
                 Read::Whole(Record::Tombstone { token }) => {
                     found.remove(&token);
                 }
-                Read::Damaged => damaged = true,
-                Read::Torn | Read::End => return Ok(damaged),
+                Read::Damaged => is_damaged = true,
+                Read::Torn => {
+                    // A length that isn't what was written reaches beyond the end too, but over whole records.
+                    is_damaged |= frame::may_hold_record(&file[at..]);
+                    return Ok(Condition { whole_bytes: at as u64, is_torn: true, is_damaged });
+                }
+                Read::End => return Ok(Condition { whole_bytes: at as u64, is_torn: false, is_damaged }),
             }
         }
     }
 
+    /// Makes sure that a segment has this many bytes and that all of them are on disk.
+    fn end_at(&mut self, number: u64, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.segment_path(number))?;
+        file.set_len(bytes)?;
+        file.sync_all()?;
+        self.segments.entry(number).or_default().bytes = bytes;
+        Ok(())
+    }
+
     /// Writes what could be read of a damaged segment to a new one, and renames the old.
     fn set_aside(&mut self, number: u64, recovered: &[RecoveredReport]) -> io::Result<()> {
-        let path = self.segment_path(number);
-        let aside = path.with_extension("corrupt");
         let saved: Vec<&RecoveredReport> =
             recovered.iter().filter(|one| self.wanted.get(&one.token) == Some(&number)).collect();
+        self.append(saved.iter().map(|one| (&one.token, one.fencing, &one.result)))?;
+        let aside = self.free_name_aside(number);
+        fs::rename(self.segment_path(number), &aside)?;
+        sync_folder(&self.path)?;
+        self.segments.remove(&number);
         tracing::error!(
             file = %aside.display(),
             saved = saved.len(),
-            "a spool file is damaged: it is set aside, and what can be read of it is reported"
+            "a spool file was damaged: what can be read of it is reported, the file is set aside under this name; \
+             delete it once nobody wants to look into it"
         );
-        if let Some(segment) = self.segments.get_mut(&number) {
-            // Kept from deletion while its results are written anew.
-            segment.wanted += 1;
-        }
-        self.append(saved.iter().map(|one| (&one.token, one.fencing, &one.result)))?;
-        fs::rename(&path, &aside)?;
-        self.segments.remove(&number);
         Ok(())
     }
+
+    /// A name for a damaged segment that no other has: numbers of segments come again.
+    fn free_name_aside(&self, number: u64) -> PathBuf {
+        let mut aside = self.path.join(format!("{number:016x}.{ASIDE_SUFFIX}"));
+        let mut copy = 1;
+        while aside.exists() {
+            copy += 1;
+            aside = self.path.join(format!("{number:016x}-{copy}.{ASIDE_SUFFIX}"));
+        }
+        aside
+    }
+}
+
+/// Makes the spool's folder and those above it that are missing, and syncs the folders that they stand in: a power cut
+/// must not take the spool away as a whole.
+fn make(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let parents = || path.ancestors().skip(1);
+    let missing = parents().take_while(|folder| !folder.exists()).count();
+    // Answers can be confidential: the owner alone may read them.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    for parent in parents().take(missing + 1) {
+        match sync_folder(parent) {
+            // Whoever made the spool's folder there for this process had other rights.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes names durable that were made, changed or taken away in `folder`.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }

@@ -14,6 +14,8 @@ const HEADER_BYTES: usize = 4 + CHECK_BYTES + 1;
 const FENCING_BYTES: usize = 8;
 const RESULT: u8 = 1;
 const TOMBSTONE: u8 = 2;
+/// The most bytes of which digests are made in search of a record.
+const MAX_SEARCH_BYTES: usize = 256 << 20;
 
 /// One record.
 #[derive(Debug, PartialEq)]
@@ -29,7 +31,8 @@ pub(super) enum Read {
     Whole(Record),
     /// A record that isn't what was written. The rest goes on behind it, if its length is true.
     Damaged,
-    /// The file ends within a record: the process that wrote it ended there.
+    /// The file ends within a record, or its last record isn't what was written: the process that wrote it ended
+    /// there, unless whole records stand in this one ([`may_hold_record`]).
     Torn,
     /// The file ends here.
     End,
@@ -109,4 +112,22 @@ pub(super) fn read(rest: &mut Bytes) -> Read {
         TOMBSTONE => Read::Whole(Record::Tombstone { token: record }),
         _ => Read::Damaged,
     }
+}
+
+/// Whether a whole record stands anywhere in `bytes`. Where that would take too long to deny, it is said to.
+pub(super) fn may_hold_record(bytes: &[u8]) -> bool {
+    let mut searched_bytes = 0;
+    (0..bytes.len()).any(|at| {
+        let mut from = &bytes[at..];
+        if from.len() < HEADER_BYTES {
+            return false;
+        }
+        let length = from.get_u32_le() as usize;
+        let (expected, from) = from.split_at(CHECK_BYTES);
+        let Some(record) = from.get(..1 + length).filter(|record| matches!(record[0], RESULT | TOMBSTONE)) else {
+            return false;
+        };
+        searched_bytes += record.len();
+        searched_bytes > MAX_SEARCH_BYTES || check(record)[..] == *expected
+    })
 }

@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,8 @@ use bytes::Bytes;
 use semel_proto::v1 as pb;
 
 use super::*;
+
+mod damage;
 
 fn report(number: u64, size: usize) -> SharedReport {
     let success = pb::Success { output: vec![number as u8; size].into(), ..pb::Success::default() };
@@ -41,14 +43,18 @@ fn recovered(folder: &Path) -> Vec<u64> {
     numbers
 }
 
-fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
+fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(folder)
         .expect("the folder is there")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|suffix| suffix == "results"))
+        .filter(|path| path.extension().is_some_and(|other| other == suffix))
         .collect();
     paths.sort();
     paths
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    files(folder, "results")
 }
 
 fn keep(spool: &Spool, number: u64, size: usize) {
@@ -96,45 +102,6 @@ fn a_second_process_is_refused_by_name() {
     let error = Spool::open(folder.path(), 1).err().expect("the folder is locked");
     assert!(matches!(error, SpoolError::Locked(_)));
     assert!(error.to_string().contains("in use by another process"), "{error}");
-}
-
-#[test]
-fn a_file_cut_anywhere_gives_back_all_whole_records() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (spool, _) = open(folder.path());
-    for number in 1..=5 {
-        keep(&spool, number, 50);
-    }
-    drop(spool);
-    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
-    let whole = fs::read(path).expect("the segment");
-    let record = whole.len() / 5;
-    for length in 0..whole.len() {
-        let cut = tempfile::tempdir().expect("a folder");
-        fs::write(cut.path().join("0000000000000001.results"), &whole[..length]).expect("a cut file");
-        let expected: Vec<u64> = (1..=(length / record) as u64).collect();
-        assert_eq!(recovered(cut.path()), expected, "cut at {length} of {}", whole.len());
-    }
-}
-
-#[test]
-fn a_damaged_middle_is_set_aside_and_the_rest_is_saved() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (spool, _) = open(folder.path());
-    for number in 1..=5 {
-        keep(&spool, number, 50);
-    }
-    drop(spool);
-    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
-    let mut bytes = fs::read(path).expect("the segment");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0xff;
-    fs::write(path, &bytes).expect("a damaged file");
-    assert_eq!(recovered(folder.path()), [1, 2, 4, 5]);
-    let aside = path.with_extension("corrupt");
-    assert_eq!(fs::read(aside).expect("the file that was set aside"), bytes);
-    // And again: what was saved is on disk.
-    assert_eq!(recovered(folder.path()), [1, 2, 4, 5]);
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn an_unknown_key_has_its_line_and_the_nearest_known_one() {
         ),
         (
             GOOD.replace("local, mistral", "locl, mistral"),
-            "agents.yaml:16: model \"qwen2.5-1.5b\": there is no provider \"locl\"; did you mean \"local\"?",
+            "agents.yaml:16: agent \"us-east\": model \"qwen2.5-1.5b\": there is no provider \"locl\"; did you mean \"local\"?",
         ),
     ];
     for (text, expected) in cases {
@@ -125,15 +125,97 @@ agents:
         "agents.yaml:5: provider c: connect_timeout: \"soon\" is no duration",
         "agents.yaml:5: provider c: region_pointer: \"x\" is no JSON pointer",
         "agents.yaml:5: provider c: key_header: there is no key to carry",
-        "agents.yaml:7: the region \"r \" has white space around it",
-        "agents.yaml:7: slots is 0",
-        "agents.yaml:7: prefetch is 5000",
-        "agents.yaml:7: model \"m\": there is no provider \"e\"",
-        "agents.yaml:8: agent \"x\" has no models",
+        "agents.yaml:7: agent \"r \": the region \"r \" has white space around it",
+        "agents.yaml:7: agent \"r \": slots is 0; it must be from 1 to 4096",
+        "agents.yaml:7: agent \"r \": prefetch is 5000; it must be at most 1024",
+        "agents.yaml:7: agent \"r \": model \"m\": there is no provider \"e\"",
+        "agents.yaml:8: agent \"x\": has no models",
         "agents.yaml:9: agent \"x\" is there twice",
     ] {
         assert!(told.contains(expected), "{expected}\nis not in\n{told}");
     }
+}
+
+#[test]
+fn faults_of_form_and_of_meaning_are_told_together_one_a_line_in_the_files_order() {
+    let text = r#"
+providers:
+  a:
+    executor: openai
+    base_ulr: http://host
+    connect_timeout: soon
+    headers: [x]
+  b: { executor: ecko }
+  c: { program: x }
+  d: [openai]
+  e: { executor: openai, base_url: [x], region_pointer: x }
+  e: { executor: echo }
+  f: { executor: command, program: [x, [y], {z: z}], env: { A: [x], SEMEL_X: y } }
+agents:
+  - region: r
+    slot: 2
+    slots: many
+    prefetch: -1
+    models: { m: nobody, n: { provider: g, name: x }, o: [b], p: b }
+  - id: [x]
+    slots: 5000000000
+    models: a
+  - nothing
+  - { region: r, prefetch: 0, prefetch: 1, models: { m: b } }
+  - { id: s, region: r, models: { m: { model: x } }, keep: no }
+"#;
+    let told = faults(text);
+    let expected = r#"agents.yaml:5: there is no key "base_ulr" here; did you mean "base_url"?
+agents.yaml:6: provider a: connect_timeout: "soon" is no duration; write 10s or 500ms
+agents.yaml:7: headers is a list; it must be a map of keys and values
+agents.yaml:8: "ecko" is not possible here; did you mean "echo"?
+agents.yaml:9: the key "executor" is missing
+agents.yaml:10: provider d is a list; it must be a map of keys and values
+agents.yaml:11: base_url is a list; it must be text
+agents.yaml:11: provider e: region_pointer: "x" is no JSON pointer; one starts with a slash: /served_region
+agents.yaml:12: the key "e" is there twice in providers; leave one of them out
+agents.yaml:13: a value of program is a list; it must be text
+agents.yaml:13: a value of program is a map of keys and values; it must be text
+agents.yaml:13: the value of A in env is a list; it must be text
+agents.yaml:16: there is no key "slot" here; did you mean "slots"?
+agents.yaml:17: slots is "many"; it must be a whole number
+agents.yaml:18: prefetch is "-1"; it must be a whole number
+agents.yaml:19: agent "r": model "m": there is no provider "nobody"; possible are a, b, c, d, e, f
+agents.yaml:19: agent "r": model "n": there is no provider "g"; did you mean "a"?
+agents.yaml:19: model "o" is a list; it must be a provider's name, or { provider: NAME, model: NAME }
+agents.yaml:19: there is no key "name" here; possible are provider, model
+agents.yaml:20: id is a list; it must be text
+agents.yaml:20: the key "region" is missing
+agents.yaml:21: an agent: slots is 5000000000; it must be from 1 to 4096
+agents.yaml:22: models is a single value; it must be a map of keys and values
+agents.yaml:23: an agent is a single value; it must be a map of keys and values
+agents.yaml:24: agent "r" is there twice; give each an id of its own
+agents.yaml:24: the key "prefetch" is there twice in an agent; leave one of them out
+agents.yaml:25: the key "provider" is missing
+agents.yaml:25: there is no key "keep" here; possible are id, region, slots, prefetch, models"#;
+    for (told, expected) in told.lines().zip(expected.lines()) {
+        assert_eq!(told, expected);
+    }
+    assert_eq!(told.lines().count(), expected.lines().count(), "{told}");
+}
+
+#[tokio::test]
+async fn a_value_is_taken_as_it_is_written_whatever_yaml_would_make_of_it() {
+    let text = r#"
+providers:
+  p:
+    executor: command
+    program: [sh, -c, 'printf "%s|" "$@"', sh, 1.10, 007, yes, 0x1F, 1e3, .inf, &anchor 2.50, *anchor, "quoted # 1"]
+    stdout: raw
+agents:
+  - { id: 1.10, region: 0x10, slots: 0x10, prefetch: "7", models: { 7: p, 1.50: { provider: p, model: ~ } } }
+"#;
+    let agents = parsed(text).unwrap();
+    assert_eq!((agents[0].id.as_str(), agents[0].region.as_str()), ("1.10", "0x10"));
+    assert_eq!((agents[0].slots, agents[0].prefetch), (16, 7));
+    assert_eq!(agents[0].models.keys().collect::<Vec<_>>(), ["1.50", "7"]);
+    let output = answer(agents[0].models["7"].1.execute(task("hi")).await).output;
+    assert_eq!(output, "1.10|007|yes|0x1F|1e3|.inf|2.50|2.50|quoted # 1|");
 }
 
 #[test]
@@ -144,12 +226,12 @@ fn a_key_in_the_file_is_refused_with_advice_and_quoted_nowhere() {
         ("key: [sk-hidden-0]", "key_env"),
         ("key_env: sk-hidden-0", "takes the name of an environment variable"),
         ("key_env: skhidden0", "not set"),
-        ("key_env: [sk-hidden-0]", "expected string"),
+        ("key_env: [sk-hidden-0]", "it must be text"),
         ("kay: sk-hidden-0", "did you mean \"key\""),
         ("headers: { Authorization: Bearer sk-hidden-0 }", "key_env"),
         ("headers: { x-team: \"sk-hidden-0\\n\" }", "x-team"),
-        ("headers: sk-hidden-0", "expected mapping"),
-        ("connect_timeout: [sk-hidden-0]", "expected string"),
+        ("headers: sk-hidden-0", "it must be a map"),
+        ("connect_timeout: [sk-hidden-0]", "it must be text"),
     ] {
         let told = faults(&base.replace("LINE", line));
         assert!(told.starts_with("agents.yaml:5: ") && told.contains(advice), "{line}: {told}");

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use semel_agent::executor::{Executor, KeySource, MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, OpenAi, OpenAiSettings, Outcome};
+use semel_agent::executor::{
+    Executor, KeySource, MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, OpenAi, OpenAiSettings, Outcome, Task,
+};
 use semel_proto::v1::{FailureReason, RegionBasis, Stage, Usage};
 
 use super::provider::{Provider, Reply, response};
@@ -49,7 +51,7 @@ async fn an_answer_is_read_whole() {
 }
 
 #[tokio::test]
-async fn a_call_says_what_runs_for_whom_and_carries_the_same_idempotency_key_at_each_attempt() {
+async fn a_call_says_what_runs_for_whom_and_which_attempt_it_is() {
     let provider = Provider::answering("200 OK", &[], chat("\"4\"")).await;
     let executor = openai(&provider.base_url(), |settings| settings.headers = vec![("x-team".into(), "blue".into())]);
     let mut task = task("2 + 2?");
@@ -62,7 +64,7 @@ async fn a_call_says_what_runs_for_whom_and_carries_the_same_idempotency_key_at_
         assert!(request.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{request}");
         for line in [
             &format!("authorization: Bearer {KEY}"),
-            "idempotency-key: default/job/us-east/mistral-7b/q%201/3",
+            &format!("idempotency-key: default/job/us-east/mistral-7b/q%201/3/{attempt}/9223372036854775807"),
             &format!("x-semel-attempt: {attempt}"),
             "x-semel-fencing-token: 9223372036854775807",
             "content-type: application/json",
@@ -77,6 +79,29 @@ async fn a_call_says_what_runs_for_whom_and_carries_the_same_idempotency_key_at_
         assert_eq!(body["messages"][1]["content"], "2 + 2?");
     }
     assert_eq!(requests.len(), 2);
+}
+
+#[tokio::test]
+async fn a_call_sent_again_has_its_attempts_idempotency_key_and_the_next_attempt_another() {
+    // Each call ends without an answer: whether the provider ran it is unknown.
+    let provider = Provider::start(Reply::Bytes(Vec::new())).await;
+    let executor = openai(&provider.base_url(), |_| ());
+    let first = task("2 + 2?");
+    let next = Task { attempt: first.attempt + 1, fencing_token: first.fencing_token + 64, ..first.clone() };
+    let in_another_store = Task { fencing_token: first.fencing_token + 1, ..first.clone() };
+    for task in [first.clone(), first, next, in_another_store] {
+        assert_eq!(failure(executor.execute(task).await).reason(), FailureReason::Connection);
+    }
+    let requests = provider.requests.lock().unwrap().clone();
+    let key = |request: &String| {
+        let line = request.lines().find(|line| line.starts_with("idempotency-key: "));
+        line.unwrap_or_else(|| panic!("no idempotency key in {request}")).to_owned()
+    };
+    let [sent, again, next, in_another_store] = &requests.iter().map(key).collect::<Vec<_>>()[..] else {
+        panic!("not four calls: {requests:?}")
+    };
+    assert_eq!(sent, again);
+    assert!(next != sent && in_another_store != sent && in_another_store != next, "{requests:?}");
 }
 
 #[tokio::test]
