@@ -31,8 +31,7 @@ impl Core {
             submitted_at: at.wall,
         };
         let no = self.next_job_no();
-        let mut job = Job::new(no, JobRow { spec: row.spec.in_memory(), ..row.clone() });
-        job.turn = self.turn;
+        let job = Job::new(no, JobRow { spec: row.spec.in_memory(), ..row.clone() });
         reply(submit.call, Answer::Submitted(job.view(true), true), out);
         let detail = format!("{} cells", job.row.matrix.expected());
         out.batch.audit.push(AuditRow {
@@ -122,7 +121,6 @@ impl Core {
         let Some(no) = self.job_no(&call.id) else {
             return reply(call.call, Answer::NoSuchJob, out);
         };
-        let turn = self.turn;
         let Some(job) = self.jobs.get_mut(&no) else {
             return;
         };
@@ -138,7 +136,6 @@ impl Core {
         let changed = job.paused != paused;
         if changed {
             job.paused = paused;
-            job.turn = job.turn.max(turn);
             out.batch.change(&job.row.id).paused = Some(paused);
         }
         let view = job.view(true);
@@ -197,11 +194,9 @@ impl Core {
 
     /// An open job that is not complete can hand out cells: what a retry makes of a complete or closed one.
     fn reopen(&mut self, at: Now, no: JobNo, moved: bool, out: &mut Decision) {
-        let turn = self.turn;
         let Some(job) = self.jobs.get_mut(&no) else {
             return;
         };
-        job.turn = job.turn.max(turn);
         let id = job.row.id.clone();
         if job.state != JobState::Open {
             job.state = JobState::Open;

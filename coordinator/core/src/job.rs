@@ -109,6 +109,9 @@ pub(crate) struct Lane {
     refused: VecDeque<Cell>,
     /// Ready, but only alone on its agent.
     alone: BTreeSet<Cell>,
+    /// Of those, the ones that were handed back for a reason that cost them nothing: no place is kept for
+    /// them, and no agent runs empty.
+    alone_refused: BTreeSet<Cell>,
     /// Not before the given time.
     waiting: BTreeSet<(Millis, Cell)>,
     /// Neither recorded nor leased.
@@ -125,7 +128,11 @@ impl Lane {
     }
     /// Cells that wait to run alone.
     pub fn to_run_alone(&self) -> u32 {
-        self.alone.len() as u32
+        (self.alone.len() + self.alone_refused.len()) as u32
+    }
+    /// Whether a cell waits for an agent that runs empty for it.
+    pub fn wants_an_agent(&self) -> bool {
+        !self.alone.is_empty()
     }
     /// Cells that could be handed out now.
     pub fn available(&self) -> u32 {
@@ -137,7 +144,7 @@ impl Lane {
     }
     /// Whether a cell waits to run alone.
     pub fn waits_alone(&self, cell: Cell) -> bool {
-        self.alone.contains(&cell)
+        self.alone.contains(&cell) || self.alone_refused.contains(&cell)
     }
 }
 
@@ -158,10 +165,8 @@ pub(crate) struct Job {
     pub history: BTreeMap<Cell, History>,
     pub leased_by_model: Vec<u32>,
     pub leased_by_region: BTreeMap<RegionId, u32>,
-    /// How many cells wait to run alone, in all lanes.
+    /// How many cells wait to run alone in all lanes, but for those that were handed back.
     pub alone: u32,
-    /// Virtual time of the fair turns between jobs.
-    pub turn: u64,
     /// Cells beyond a lane's `next` that are not fresh: read from the tables, never changed.
     skip: RoaringBitmap,
 }
@@ -181,6 +186,7 @@ impl Job {
                 ready: BTreeSet::new(),
                 refused: VecDeque::new(),
                 alone: BTreeSet::new(),
+                alone_refused: BTreeSet::new(),
                 waiting: BTreeSet::new(),
                 pending: matrix.lane_len(),
                 leased: 0,
@@ -203,7 +209,6 @@ impl Job {
             leased_by_model: vec![0; matrix.models().len()],
             leased_by_region: BTreeMap::new(),
             alone: 0,
-            turn: 0,
             skip: RoaringBitmap::new(),
         }
     }
@@ -286,9 +291,10 @@ impl Job {
     /// Takes a cell that must run alone.
     pub fn take_alone(&mut self, lane: usize) -> Option<Cell> {
         let lane = &mut self.lanes[lane];
-        let cell = lane.alone.pop_first()?;
+        let first = lane.alone.pop_first();
+        self.alone -= u32::from(first.is_some());
+        let cell = first.or_else(|| lane.alone_refused.pop_first())?;
         lane.pending -= 1;
-        self.alone -= 1;
         Some(cell)
     }
     /// Makes ready what has waited long enough.
@@ -304,9 +310,13 @@ impl Job {
     /// A cell waits again, for its turn after all others of its lane.
     pub fn put_last(&mut self, cell: Cell, now: Millis) {
         self.put_back(cell, now, now);
-        let lane = self.lane_mut(cell);
+        let lane = self.lane_of(cell);
+        let lane = &mut self.lanes[lane];
         if lane.ready.remove(&cell) {
             lane.refused.push_back(cell);
+        } else if lane.alone.remove(&cell) {
+            self.alone -= 1;
+            lane.alone_refused.insert(cell);
         }
     }
     /// A cell waits again, not to be handed out before `at`.
@@ -449,6 +459,7 @@ impl Job {
                     + usize::from(lane.ready.contains(&cell))
                     + lane.refused.iter().filter(|c| **c == cell).count()
                     + usize::from(lane.alone.contains(&cell))
+                    + usize::from(lane.alone_refused.contains(&cell))
                     + usize::from(waiting.contains(&cell));
                 let elsewhere =
                     usize::from(self.recorded.contains(cell.0)) + usize::from(self.leased.contains_key(&cell));

@@ -86,10 +86,8 @@ pub struct Core {
     pub(crate) gates: gate::Gates,
     /// Runs by the time of their revocation.
     pub(crate) timeouts: BTreeSet<(Millis, FencingToken)>,
-    /// Virtual time of the fair turns between jobs.
-    pub(crate) turn: u64,
     touched: BTreeSet<JobNo>,
-    stepped_at: Option<Millis>,
+    stepped_at: Millis,
     slept_ms: u64,
 }
 
@@ -113,9 +111,8 @@ impl Core {
             latest: BTreeMap::new(),
             gates: gate::Gates::default(),
             timeouts: BTreeSet::new(),
-            turn: 0,
             touched: BTreeSet::new(),
-            stepped_at: None,
+            stepped_at: now.mono,
             slept_ms: 0,
         };
         let mut regions = BTreeMap::new();
@@ -259,11 +256,11 @@ impl Core {
     /// Rule L6: time in which this process itself slept does not pass for its sessions. It is ticked several
     /// times in `sleep_ms`: a longer time without any event is one in which it did not run.
     fn awake(&mut self, now: Now) -> Now {
-        let gap = now.mono.since(self.stepped_at.unwrap_or(now.mono));
+        let gap = now.mono.since(self.stepped_at);
         if gap > self.config.sleep_ms {
             self.slept_ms += gap;
         }
-        self.stepped_at = Some(now.mono);
+        self.stepped_at = now.mono;
         Now { mono: Millis(now.mono.0.saturating_sub(self.slept_ms)), wall: now.wall }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     gate::GateNo,
     id::{AgentId, Cell, JobNo, Millis, ModelId, Nonce, Now, RegionId},
     job::{Job, Lane},
-    session::Serving,
+    session::{Serving, Session},
 };
 
 /// A model that succeeded on an agent within this time is warm there.
@@ -29,12 +29,15 @@ struct Candidate {
     alone: bool,
     /// The agent runs empty for it.
     drains: bool,
+    /// It was handed back.
+    refused: bool,
     warm: bool,
 }
 
 impl Core {
-    /// Grants what can be granted, a nonce a grant; once they are used up there may be more. Free slots are filled on every agent before any
-    /// agent is given more than it can run, so that a short job spreads over all of them.
+    /// Grants what can be granted, a nonce a grant; once they are used up there may be more. Free slots are
+    /// filled on every agent before any agent is given more than it can run, so that a short job spreads
+    /// over all of them.
     pub(crate) fn assign(&mut self, at: Now, nonces: Vec<Nonce>, out: &mut Decision) {
         let mut nonces = nonces.into_iter();
         for beyond_slots in [false, true] {
@@ -70,11 +73,12 @@ impl Core {
             return None;
         }
         let idle = session.leases.is_empty();
-        let region = session.region.clone();
         let mut candidates = self.candidates(now, agent);
-        let shared = candidates.iter().filter(|c| !c.alone).map(|c| self.turn_of(c.job)).min();
-        let alone = candidates.iter().filter(|c| c.alone).min_by_key(|c| self.turn_of(c.job));
-        if let Some(alone) = alone.filter(|c| shared.is_none_or(|s| self.turn_of(c.job).0 <= s.0)) {
+        let shared = candidates.iter().filter(|c| !c.alone).map(|c| self.turn_of(agent, c.job)).min();
+        // What was handed back goes after all that can go now (DESIGN §11).
+        let may = |c: &&Candidate| shared.is_none_or(|s| !c.refused && self.turn_of(agent, c.job).0 <= s.0);
+        let alone = candidates.iter().filter(|c| c.alone).filter(may);
+        if let Some(alone) = alone.min_by_key(|c| (c.room == 0, c.refused, self.turn_of(agent, c.job))) {
             if idle && alone.room > 0 {
                 return self.pick_alone(agent, alone.job, alone.lane, alone.gate);
             }
@@ -88,30 +92,32 @@ impl Core {
             // the cell, none waits.
             candidates.retain(|c| self.jobs.get(&c.job).is_some_and(|j| j.row.policy.on_lease_lost.may_run_again()));
         }
-        self.pick_shared(now, wanted, &region, candidates)
+        self.pick_shared(now, agent, wanted, candidates)
     }
 
-    /// Whose turn it is: the least goes first, by the highest priority and then by what a job has had for its weight.
-    fn turn_of(&self, no: JobNo) -> (Reverse<i32>, u64, JobNo) {
-        let of = |job: &Job| (Reverse(job.row.policy.priority), job.turn, no);
-        self.jobs.get(&no).map_or((Reverse(i32::MIN), u64::MAX, no), of)
+    /// Whose turn it is on an agent: the least goes first, by the highest priority and then by what a job has
+    /// had there for its weight. Jobs compete for an agent; elsewhere others do, at another pace.
+    fn turn_of(&self, agent: &AgentId, no: JobNo) -> (Reverse<i32>, u64, JobNo) {
+        let had = |s: &Session| s.turns.get(&no).copied().unwrap_or(0).max(s.turn);
+        let priority = self.jobs.get(&no).map_or(i32::MIN, |job| job.row.policy.priority);
+        (Reverse(priority), self.sessions.get(agent).map_or(0, had), no)
     }
 
     /// The fair turn, of a job's cells that need no agent to themselves.
     fn pick_shared(
         &mut self,
         now: Millis,
+        agent: &AgentId,
         wanted: u32,
-        region: &RegionId,
         mut candidates: Vec<Candidate>,
     ) -> Option<(JobNo, Vec<(Cell, GateNo)>)> {
-        let (_, turn, no) = candidates.iter().map(|c| self.turn_of(c.job)).min()?;
+        let (_, turn, no) = candidates.iter().map(|c| self.turn_of(agent, c.job)).min()?;
         let mut rivals: Vec<JobNo> = candidates.iter().map(|c| c.job).collect();
         rivals.dedup();
         candidates.retain(|c| c.job == no);
         candidates.sort_by_key(|c| (!c.warm, c.lane));
         let share = wanted.div_ceil(rivals.len() as u32).min(MAX_GRANT as u32);
-        let job = self.jobs.get(&no)?;
+        let (job, region) = (self.jobs.get(&no)?, &self.sessions.get(agent)?.region);
         // A job's lanes of one region differ in model, so only the job's and the region's caps are shared between them.
         let mut left = share.min(shared_cap_room(job, region).saturating_sub(self.kept_of_caps(now, job)));
         let job = self.jobs.get_mut(&no)?;
@@ -123,8 +129,11 @@ impl Core {
         }
         // Start-time fair queueing (Goyal et al., 1996): a job that had nothing to hand out, or nobody to
         // hand it to, takes part from here on, and does not get all turns until it has caught up.
-        self.turn = self.turn.max(turn);
-        job.turn = self.turn + cells.len() as u64 * TURN / u64::from(job.row.policy.weight.max(1));
+        let cost = cells.len() as u64 * TURN / u64::from(job.row.policy.weight.max(1));
+        let session = self.sessions.get_mut(agent)?;
+        session.turn = turn;
+        session.turns.retain(|_, ahead| *ahead > turn);
+        session.turns.insert(no, turn + cost);
         (!cells.is_empty()).then_some((no, cells))
     }
 
@@ -141,24 +150,39 @@ impl Core {
         Some((no, vec![(cell, gate)]))
     }
 
-    /// The agent that runs empty so that a cell can run alone, and the gate through which it will go:
-    /// the first by id that could take it.
-    fn drainer(&self, now: Millis, region: &RegionId, model: &ModelId) -> Option<(&AgentId, GateNo)> {
+    /// The agent that runs empty so that a cell of a job can run alone, and the gate through which it will
+    /// go: the first by id that could take it.
+    fn drainer(&self, now: Millis, job: &Job, region: &RegionId, model: &ModelId) -> Option<(&AgentId, GateNo)> {
         let mut here =
             self.sessions.values().filter(|s| s.region == *region && s.stream.is_some() && s.slots > 0 && !s.deaf);
         here.find_map(|session| {
             let serving = session.models.get(model).filter(|m| session.rest_until <= now && m.is_usable(now))?;
-            self.gates.closed(serving.gate, now).is_none().then_some((&session.agent, serving.gate))
+            let able = self.gates.closed(serving.gate, now).is_none() && !self.is_outranked(now, job, session);
+            able.then_some((&session.agent, serving.gate))
+        })
+    }
+
+    /// Whether an agent has cells of a higher priority to run: it does not run empty for this job.
+    fn is_outranked(&self, now: Millis, job: &Job, session: &Session) -> bool {
+        let usable = session
+            .models
+            .iter()
+            .filter(|(_, serving)| serving.is_usable(now) && self.gates.closed(serving.gate, now).is_none());
+        let mut lanes =
+            usable.filter_map(|(model, _)| self.places.get(&(session.region.clone(), model.clone()))).flatten();
+        lanes.any(|&(no, lane)| {
+            let rival = self.handing_out(no, lane);
+            rival.is_some_and(|r| r.row.policy.priority > job.row.policy.priority && r.lanes[lane].available() > 0)
         })
     }
 
     /// Whether a cell of a lane waits to run alone and there is an agent for it: who that is.
     fn drainer_of(&self, now: Millis, job: &Job, lane: usize) -> Option<(&AgentId, GateNo)> {
         let lane = &job.lanes[lane];
-        if lane.to_run_alone() == 0 {
+        if !lane.wants_an_agent() {
             return None;
         }
-        self.drainer(now, &lane.region, &job.row.matrix.models()[lane.model].id)
+        self.drainer(now, job, &lane.region, &job.row.matrix.models()[lane.model].id)
     }
 
     /// How many places of a job's caps are kept for a cell that is to run alone.
@@ -198,6 +222,7 @@ impl Core {
                     room: 0,
                     alone: false,
                     drains: false,
+                    refused: !job.lanes[lane].wants_an_agent(),
                     warm: is_warm(serving, now),
                 };
                 if alone > 0 {

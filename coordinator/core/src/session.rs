@@ -83,6 +83,9 @@ pub(crate) struct Session {
     pub deaf: bool,
     /// Takes no leases for a while, after it handed some back.
     pub rest_until: Millis,
+    /// Virtual time of the fair turns between jobs on this agent, and where each job stands that is ahead of it.
+    pub turn: u64,
+    pub turns: BTreeMap<JobNo, u64>,
     /// Holds a cell that runs alone (rule S7).
     pub alone: bool,
     /// Revoked leases whose end the agent has not shown yet, by their job.
@@ -112,6 +115,8 @@ impl Session {
             requests: 0,
             deaf: false,
             rest_until: Millis(0),
+            turn: 0,
+            turns: BTreeMap::new(),
             alone: false,
             stopping: BTreeMap::new(),
         }
@@ -122,11 +127,12 @@ impl Session {
         if self.stream.is_none() || self.slots == 0 || self.alone || now < self.rest_until {
             return 0;
         }
+        let room = (self.slots + self.prefetch).saturating_sub(self.leases.len() as u32);
         if self.deaf {
             // What kept it from them may be over: it is tried again.
-            return u32::from(self.leases.len() as u32 == self.held_count);
+            return room.min(u32::from(self.leases.len() as u32 == self.held_count));
         }
-        (self.slots + self.prefetch).saturating_sub(self.leases.len() as u32)
+        room
     }
     /// The agent is known to hold a lease.
     pub fn holds(&mut self, token: FencingToken) {
