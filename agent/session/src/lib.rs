@@ -151,7 +151,7 @@ impl<T: Ord + Clone, L, R: Clone> Session<T, L, R> {
             return;
         }
         if self.ledger.releases() as u64 >= self.lease_limit() {
-            // Not taken and never acknowledged: the next heartbeat shows that it isn't held (S2, S4).
+            // Not taken and never acknowledged: the list that it is asked for shows that it has not got it (S2).
             return;
         }
         let token = lease.token.clone();

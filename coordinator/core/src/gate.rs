@@ -86,7 +86,9 @@ impl Gates {
         let gate = &mut self.gates[gate.0];
         if now >= gate.until {
             gate.limit = Some((gate.running / 2).max(1));
-            gate.wait_ms = (gate.wait_ms * 2).clamp(FIRST_WAIT_MS, MAX_WAIT_MS);
+            if retry_after_ms.is_none() {
+                gate.wait_ms = (gate.wait_ms * 2).clamp(FIRST_WAIT_MS, MAX_WAIT_MS);
+            }
         }
         let floor = retry_after_ms.unwrap_or(gate.wait_ms.max(FIRST_WAIT_MS)).min(MAX_RETRY_AFTER_MS);
         let jitter = chance % (floor / 4 + 1_000);
