@@ -75,7 +75,7 @@ impl Core {
         let idle = session.leases.is_empty();
         let mut candidates = self.candidates(now, agent);
         let shared = candidates.iter().filter(|c| !c.alone).map(|c| self.turn_of(agent, c.job)).min();
-        // What was handed back goes after all that can go now (DESIGN §11).
+        // What was handed back goes after all that can go now.
         let may = |c: &&Candidate| shared.is_none_or(|s| !c.refused && self.turn_of(agent, c.job).0 <= s.0);
         let alone = candidates.iter().filter(|c| c.alone).filter(may);
         if let Some(alone) = alone.min_by_key(|c| (c.room == 0, c.refused, self.turn_of(agent, c.job))) {

@@ -135,19 +135,7 @@ impl World {
                 }
                 vec![]
             }
-            "rounds" => {
-                // One cell at a time, each answered at once; only what is granted is shown.
-                let mut lines = Vec::new();
-                for _ in 0..words.at(1).parse::<u32>().expect("a number") {
-                    let granted = self.act("assign");
-                    let token = granted.first().and_then(|line| line.split(' ').nth(2)).expect("a grant").to_owned();
-                    lines.extend(granted);
-                    self.act("commit");
-                    self.act(&format!("report {} {token} ok", words.at(2)));
-                    self.act("commit");
-                }
-                lines
-            }
+            "rounds" => self.rounds(&words),
             "assign" => {
                 let nonces = (0..8).map(|n| Nonce([self.nonce + n; 16])).collect();
                 self.nonce += 8;
@@ -175,6 +163,20 @@ impl World {
                 self.step(event)
             }
         }
+    }
+
+    /// One cell at a time, each answered at once; only what is granted is shown.
+    fn rounds(&mut self, words: &Words<'_>) -> Vec<String> {
+        let mut lines = Vec::new();
+        for _ in 0..words.at(1).parse::<u32>().expect("a number") {
+            let granted = self.act("assign");
+            let token = granted.first().and_then(|line| line.split(' ').nth(2)).expect("a grant").to_owned();
+            lines.extend(granted);
+            self.act("commit");
+            self.act(&format!("report {} {token} ok", words.at(2)));
+            self.act("commit");
+        }
+        lines
     }
 
     fn event(&mut self, words: &Words<'_>) -> Event {
