@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Seeds that a variant may take until it is found.
-pub const MAX_SEEDS: u64 = 12_000;
+pub const MAX_SEEDS: u64 = 24_000;
 
 /// The crates that are copied.
 const PARTS: [&str; 3] = ["coordinator/core", "agent/session", "tests/sim"];
