@@ -57,10 +57,13 @@ pub fn waits_because(reason: pb::WaitReason) -> &'static str {
         pb::WaitReason::NoAgentWithModel => "no agent of this region serves this model",
         pb::WaitReason::AgentMisconfigured => "the agent can't reach the model",
         pb::WaitReason::Draining => "the agents are draining",
+        pb::WaitReason::AgentRests => "the agent rests, after it handed leases back",
         pb::WaitReason::GateClosed => "the provider limits the rate",
         pb::WaitReason::Backoff => "a failed attempt waits before the next",
         pb::WaitReason::CapFull => "a cap is reached",
+        pb::WaitReason::GateFull => "the provider limited the rate: few calls at once",
         pb::WaitReason::WaitsToRunAlone => "must run alone on its agent",
+        pb::WaitReason::KeptForALoneCell => "a place is kept for a cell that must run alone",
         pb::WaitReason::NoFreeSlot => "every slot is busy",
         pb::WaitReason::Leased => "leased to an agent",
     }

@@ -1,5 +1,7 @@
 //! Why cells are not done: for every cell without a record there is a reason, as data.
 
+use std::cmp::Reverse;
+
 use crate::{
     Core,
     event::{PendingGroup, Wait},
@@ -32,7 +34,7 @@ impl Core {
             let (backoff, first) = lane.in_backoff();
             push(backoff_wait(first, now), backoff);
             let general = self.lane_wait(job, lane, now);
-            let alone = if general.reason == WaitReason::NoFreeSlot { alone_wait() } else { general.clone() };
+            let alone = if general.reason > WaitReason::WaitsToRunAlone { alone_wait() } else { general.clone() };
             push(alone, lane.to_run_alone());
             push(general, lane.available());
         }
@@ -57,11 +59,11 @@ impl Core {
             return Some(backoff_wait(Some(at), now));
         }
         let general = self.lane_wait(job, lane, now);
-        let alone = lane.waits_alone(cell) && general.reason == WaitReason::NoFreeSlot;
+        let alone = lane.waits_alone(cell) && general.reason > WaitReason::WaitsToRunAlone;
         Some(if alone { alone_wait() } else { general })
     }
 
-    /// Why no cell of a lane is handed out: the most permanent reason first.
+    /// Why no cell of a lane is handed out: what keeps it from the agent that can take one soonest.
     fn lane_wait(&self, job: &Job, lane: &Lane, now: Millis) -> Wait {
         let model = &job.row.matrix.models()[lane.model].id;
         let here: Vec<&Session> =
@@ -69,35 +71,47 @@ impl Core {
         if here.is_empty() {
             return wait(WaitReason::NoAgentInRegion, "");
         }
-        let serving: Vec<(&Session, &Serving)> =
-            here.iter().filter_map(|s| s.models.get(model).map(|m| (*s, m))).collect();
-        if serving.is_empty() {
+        let serving = here.iter().filter_map(|s| Some((*s, s.models.get(model)?)));
+        let waits = serving.map(|(session, serving)| self.agent_wait(job, lane, session, serving, now));
+        waits.max_by_key(|wait| (wait.reason, Reverse(wait.until_ms))).unwrap_or_else(|| {
             let names: Vec<_> = here.iter().take(3).map(|s| s.agent.as_str()).collect();
-            return wait(WaitReason::NoAgentWithModel, &format!("{} serves no {model}", names.join(", ")));
+            wait(WaitReason::NoAgentWithModel, &format!("{} serves no {model}", names.join(", ")))
+        })
+    }
+
+    /// Why an agent is given no cell of a lane: the most permanent reason first.
+    fn agent_wait(&self, job: &Job, lane: &Lane, session: &Session, serving: &Serving, now: Millis) -> Wait {
+        let agent = &session.agent;
+        if let Some(why) = serving.trouble(now) {
+            return wait(WaitReason::AgentMisconfigured, &format!("agent {agent}: {why}"));
         }
-        if let Some((session, why)) = all(&serving, |(s, m)| m.trouble(now).map(|why| (*s, why))) {
-            return wait(WaitReason::AgentMisconfigured, &format!("agent {}: {why}", session.agent));
+        if session.deaf {
+            return wait(WaitReason::Draining, &format!("agent {agent} does not acknowledge its leases"));
         }
-        if let Some(session) = all(&serving, |(s, _)| (s.slots == 0 || s.deaf).then_some(*s)) {
-            let why = if session.deaf { "does not acknowledge its leases" } else { "takes no more leases" };
-            return wait(WaitReason::Draining, &format!("agent {} {why}", session.agent));
+        if session.slots == 0 {
+            return wait(WaitReason::Draining, &format!("agent {agent} takes no more leases"));
         }
-        if let Some((left, words)) = all(&serving, |(_, m)| self.gates.closed(m.gate, now)) {
+        if now < session.rest_until {
+            let detail = format!("agent {agent} handed leases back and rests: {}", session.rests_for);
+            let until_ms = Some(session.rest_until.since(now));
+            return Wait { reason: WaitReason::AgentRests, detail, until_ms };
+        }
+        if let Some((left, words)) = self.gates.closed(serving.gate, now) {
             let detail = format!("the provider limits the rate: {words}");
             return Wait { reason: WaitReason::GateClosed, detail, until_ms: Some(left) };
         }
         if cap_room(job, lane) == 0 {
             return wait(WaitReason::CapFull, "a cap of the job's policy is reached");
         }
+        if self.gates.room(serving.gate, now) == 0 {
+            let detail = "the provider limited the rate; its gate lets one more call through with each that succeeds";
+            return wait(WaitReason::GateFull, detail);
+        }
+        if session.leases.len() < session.slots as usize && self.is_kept(now, job, lane, session, serving) {
+            return wait(WaitReason::KeptForALoneCell, &format!("of agent {agent}, of its gate or of the job's caps"));
+        }
         wait(WaitReason::NoFreeSlot, "")
     }
-}
-
-/// The answer of the first, if all of them have one.
-fn all<'a, T, R>(these: &'a [T], answer: impl Fn(&'a T) -> Option<R>) -> Option<R> {
-    let mut answers = these.iter().map(answer);
-    let first = answers.next()??;
-    answers.all(|a| a.is_some()).then_some(first)
 }
 
 fn wait(reason: WaitReason, detail: &str) -> Wait {

@@ -3,17 +3,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::{
     Core,
-    batch::{AttemptRow, Failure, GrantRow, MAX_GRANT, Outcome, Record, ReportBody, Timings},
+    batch::{AttemptRow, GrantRow, MAX_GRANT, Record, ReportBody},
     event::{Decision, LeaseOut, LeaseView, Out, ToAgent},
     gate::GateNo,
-    id::{AgentId, Cell, Digest, FencingToken, Incarnation, JobNo, LeaseToken, Millis, Nonce, Now},
-    job::MAX_FREE_ENDS,
+    id::{AgentId, Cell, FencingToken, Incarnation, JobNo, LeaseToken, Millis, Nonce, Now},
     session::is_held,
-    words::{AttemptKind, FailureReason, LeaseStage, ReceiptReason, RevokeReason, Stage, Status},
+    words::{AttemptKind, FailureReason, LeaseStage, ReceiptReason, RevokeReason, Status},
 };
 
 /// A live lease.
@@ -43,24 +40,6 @@ pub(crate) struct Grant {
     pub live: u64,
     pub full: u64,
     pub len: u32,
-}
-
-/// How a lease was lost, and so what it costs its cell.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Loss {
-    /// It did not reach its agent (rule S2): costs nothing.
-    NeverArrived,
-    /// It arrived and its living agent dropped it before it started (rule S4): costs nothing.
-    NeverStarted,
-    /// It died, or was dropped, by itself: counted, and can be the last.
-    Culprit,
-    /// It died together with others: counted, and not the last by that (rule S7).
-    InCompany,
-    /// Coordinator and agent died as one process, the agent stopped or was cut off, or nobody can tell
-    /// whether it ran: not counted, within a bound.
-    Nobody,
-    /// It did not report within its timeout: counted.
-    TimedOut,
 }
 
 impl Core {
@@ -284,84 +263,6 @@ impl Core {
         }
     }
 
-    /// The end of leases whose agent died: all of them at once, so that culprit and bystander are told apart (rule S7).
-    pub(crate) fn die(&mut self, at: Now, tokens: &[FencingToken], out: &mut Decision) {
-        // Rule S2: what was sent counts as delivered once its agent can't say any more.
-        let suspect = |stage| stage != LeaseStage::Acknowledged;
-        let suspects = tokens.iter().filter(|t| self.leases.get(t).is_some_and(|l| suspect(l.stage))).count();
-        for &token in tokens {
-            let Some(lease) = self.leases.get(&token) else {
-                continue;
-            };
-            let loss = match lease.stage {
-                // It may have started since its agent was last heard: a cell that kills at once must not go
-                // round for ever, nor one run twice whose job forbids it. Once this costs nothing; most
-                // such leases only waited for a slot.
-                LeaseStage::Acknowledged if !self.had_a_free_end(lease) => Loss::Nobody,
-                LeaseStage::Acknowledged if tokens.len() > 1 => Loss::InCompany,
-                LeaseStage::Restored if self.config.embedded => Loss::Nobody,
-                _ if suspects > 1 => Loss::InCompany,
-                _ => Loss::Culprit,
-            };
-            self.lose(at, token, loss, out);
-        }
-    }
-
-    /// Whether an earlier lease of its cell ended in this budget, and was nobody's fault.
-    fn had_a_free_end(&self, lease: &Lease) -> bool {
-        let history = self.jobs.get(&lease.job).and_then(|job| job.history.get(&lease.cell));
-        history.is_some_and(|history| history.free > 0)
-    }
-
-    /// A lease is lost: the cell waits again, or is recorded as failed.
-    pub(crate) fn lose(&mut self, at: Now, token: FencingToken, loss: Loss, out: &mut Decision) {
-        let Some(lease) = self.unlease(token) else {
-            return;
-        };
-        let Some(job) = self.jobs.get_mut(&lease.job) else {
-            return;
-        };
-        let policy = &job.row.policy;
-        if loss == Loss::NeverArrived {
-            self.blank(&lease, out);
-            return self.wait_again(at, &lease, 0);
-        }
-        let history = job.history.entry(lease.cell).or_default();
-        history.last = history.last.max(lease.attempt);
-        let counted = matches!(loss, Loss::Culprit | Loss::InCompany | Loss::TimedOut);
-        history.used += u32::from(counted);
-        history.free += u32::from(loss == Loss::Nobody);
-        history.died |= matches!(loss, Loss::Culprit | Loss::InCompany);
-        let ran = counted || loss == Loss::Nobody;
-        let last = (ran && !policy.on_lease_lost.may_run_again())
-            || (counted && loss != Loss::InCompany && history.used >= policy.attempts)
-            || history.free >= MAX_FREE_ENDS;
-        let wait = if counted { policy.backoff(history.used) } else { 0 };
-        let reason = if loss == Loss::TimedOut { FailureReason::RunTimeout } else { FailureReason::LeaseLost };
-        let used = format!("{} of {} attempts used", history.used, policy.attempts);
-        self.note_attempt(
-            at,
-            &lease,
-            AttemptKind::Lost,
-            Noted {
-                counted,
-                in_company: loss == Loss::InCompany,
-                reason: ran.then_some(reason),
-                fenced: None,
-                body: None,
-                wait_ms: (!last).then_some(wait),
-            },
-            out,
-        );
-        if last {
-            let words = format!("the lease was lost ({}): {used}", loss_in_words(loss));
-            self.record(at, &lease, Arc::new(lost_body(reason, words)), out);
-        } else {
-            self.blank(&lease, out);
-            self.wait_again(at, &lease, wait);
-        }
-    }
-
     /// The cell of an ended lease waits again.
     pub(crate) fn wait_again(&mut self, at: Now, lease: &Lease, wait_ms: u64) {
         if let Some(job) = self.jobs.get_mut(&lease.job) {
@@ -409,14 +310,6 @@ impl Core {
         }
     }
 
-    /// Revokes the runs that neither reported nor ended in time.
-    pub(crate) fn time_out_runs(&mut self, at: Now, out: &mut Decision) {
-        while let Some(&(_, token)) = self.timeouts.first().filter(|(due, _)| *due <= at.mono) {
-            self.revoke(token, RevokeReason::Timeout, out);
-            self.lose(at, token, Loss::TimedOut, out);
-        }
-    }
-
     /// Live leases in the order of their tokens, after `after`.
     pub(crate) fn lease_views(&self, now: Millis, after: Option<FencingToken>, limit: usize) -> Vec<LeaseView> {
         let leases = self.leases.iter().filter(|(t, _)| after.is_none_or(|a| **t > a)).take(limit);
@@ -450,35 +343,4 @@ pub(crate) struct Noted {
 
 fn slot_bit(grant: FencingToken, token: FencingToken) -> u64 {
     1 << (token.get() - grant.get())
-}
-
-fn loss_in_words(loss: Loss) -> &'static str {
-    match loss {
-        Loss::NeverArrived => "it did not arrive",
-        Loss::NeverStarted => "it did not start",
-        Loss::Culprit => "its agent died, fell silent or dropped it",
-        Loss::InCompany => "its agent died or fell silent with other leases",
-        Loss::Nobody => {
-            "nobody is at fault: its agent stopped, was cut off, died with the coordinator, or was not heard of since it had the lease"
-        }
-        Loss::TimedOut => "no report came within the timeout",
-    }
-}
-
-/// The report that nobody made, of a cell whose lease was lost for the last time. Its digest is zero:
-/// no agent's report can equal it.
-pub(crate) fn lost_body(reason: FailureReason, words: String) -> ReportBody {
-    ReportBody {
-        digest: Digest::default(),
-        input_digest: Digest::default(),
-        served: None,
-        timings: Timings::default(),
-        outcome: Outcome::Failed(Failure {
-            reason,
-            stage: Stage::Run,
-            code: "".into(),
-            message: Bytes::from(words),
-            retryable: false,
-        }),
-    }
 }

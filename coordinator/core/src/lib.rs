@@ -13,6 +13,7 @@ pub mod id;
 pub mod job;
 mod lease;
 pub mod log;
+mod loss;
 pub mod matrix;
 mod report;
 mod schedule;

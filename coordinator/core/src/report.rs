@@ -16,21 +16,12 @@ use crate::{
     event::{Decision, Out, Past, PastRow, Receipt, Release, Report, ToAgent},
     gate::MAX_RETRY_AFTER_MS,
     id::{AgentId, Digest, LeaseToken, Now, StreamId},
-    job::MAX_FREE_ENDS,
-    lease::{Lease, Loss, Noted},
-    words::{
-        AttemptKind, FailureReason, LeaseStage, ReceiptKind, ReceiptReason, RegionBasis, ReleaseReason, RevokeReason,
-        Stage,
-    },
+    lease::{Lease, Noted},
+    words::{AttemptKind, FailureReason, ReceiptKind, ReceiptReason, RegionBasis, ReleaseReason, Stage},
 };
 
 /// Refused reports that the history keeps for one token; more are refused all the same.
 const MAX_KEPT_FENCED: usize = 8;
-/// The rest of an agent, or of a model on it, after it handed a lease back; doubled each time for a model.
-const FIRST_REST_MS: u64 = 1_000;
-/// The longest rest of a model.
-const MAX_REST_MS: u64 = 60_000;
-
 impl Core {
     /// What became of an attempt.
     pub(crate) fn report(&mut self, at: Now, report: Report, out: &mut Decision) {
@@ -200,117 +191,6 @@ impl Core {
         answer(report, ReceiptKind::Retrying, None, None, out);
     }
 
-    /// A lease is handed back. Its agent lists it as held until it is told, durably, of its end (promise 5):
-    /// a leader that died before the release was committed leaves a lease that its agent still knows.
-    pub(crate) fn handed_back(&mut self, at: Now, release: Release, out: &mut Decision) {
-        let Some(agent) = self.streams.get(&release.stream) else {
-            return;
-        };
-        let (stream, token) = (release.stream, release.token);
-        let live = self.live(agent, token).is_some();
-        self.release(at, release, None, out);
-        let reason = if live { RevokeReason::Released } else { RevokeReason::NotLive };
-        out.outbox.push(Out::Agent(stream, ToAgent::Revoke(token, reason)));
-    }
-
-    /// A lease handed back (rule S7): uncounted unless it started, and never a fault of the cell
-    /// where the provider's limit, the agent's configuration, its stop or a cut link are the reason.
-    pub(crate) fn release(&mut self, at: Now, release: Release, body: Option<Arc<ReportBody>>, out: &mut Decision) {
-        let Some(agent) = self.streams.get(&release.stream).cloned() else {
-            return;
-        };
-        let Some(lease) = self.live(&agent, release.token).cloned() else {
-            return;
-        };
-        self.rest(at, &lease, &release);
-        if cut_off(&lease, release.reason) {
-            return self.lose(at, release.token.fencing, Loss::Nobody, out);
-        }
-        self.unlease(release.token.fencing);
-        // A report shows that it started, whatever became of the heartbeat that said so.
-        let started = body.is_some() || lease.stage >= LeaseStage::Started || lease.stage == LeaseStage::Restored;
-        let free = free_of_charge(release.reason);
-        let wait = if !started { 0 } else { self.note_release(at, &lease, &release, body, out) };
-        if let Some(ended) = self.spent(&lease, started && !free) {
-            return self.record(at, &lease, Arc::new(ended), out);
-        }
-        self.blank(&lease, out);
-        match self.jobs.get_mut(&lease.job).filter(|_| free) {
-            Some(job) => job.put_last(lease.cell, at.mono),
-            None => self.wait_again(at, &lease, wait),
-        }
-    }
-
-    /// Whom a release makes rest: a gate, a model on its agent, the agent.
-    fn rest(&mut self, at: Now, lease: &Lease, release: &Release) {
-        let Some(job) = self.jobs.get(&lease.job) else {
-            return;
-        };
-        let model = &job.row.matrix.models()[job.lanes[job.lane_of(lease.cell)].model].id;
-        let Some(session) = self.sessions.get_mut(&lease.agent) else {
-            return;
-        };
-        match release.reason {
-            ReleaseReason::RateLimited => {
-                if let Some(gate) = lease.gate {
-                    self.gates.rate_limited(gate, at.mono, release.retry_after_ms, &release.message, release.chance);
-                }
-            }
-            ReleaseReason::Misconfigured => {
-                if let Some(serving) = session.models.get_mut(model).filter(|s| s.rest_until <= at.mono) {
-                    serving.rest_ms = (serving.rest_ms * 2).clamp(FIRST_REST_MS, MAX_REST_MS);
-                    serving.rest_until = at.mono.after(serving.rest_ms);
-                }
-                if let Some(serving) = session.models.get_mut(model) {
-                    serving.trouble = Some(release.message.clone());
-                }
-            }
-            ReleaseReason::Draining => session.slots = 0,
-            ReleaseReason::Overloaded | ReleaseReason::SpoolFull => session.rest_until = at.mono.after(FIRST_REST_MS),
-            ReleaseReason::Orphaned => {}
-        }
-    }
-
-    /// The history's entry of a lease that was handed back after it had started. Returns the wait.
-    fn note_release(
-        &mut self,
-        at: Now,
-        lease: &Lease,
-        release: &Release,
-        body: Option<Arc<ReportBody>>,
-        out: &mut Decision,
-    ) -> u64 {
-        let Some(job) = self.jobs.get_mut(&lease.job) else {
-            return 0;
-        };
-        let counted = !free_of_charge(release.reason);
-        let history = job.history.entry(lease.cell).or_default();
-        history.last = history.last.max(lease.attempt);
-        history.used += u32::from(counted);
-        let reason = match release.reason {
-            ReleaseReason::RateLimited => FailureReason::RateLimited,
-            ReleaseReason::Misconfigured => FailureReason::Misconfigured,
-            _ => FailureReason::LeaseLost,
-        };
-        let wait = if counted { job.row.policy.backoff(history.used) } else { 0 };
-        let noted = Noted { counted, reason: Some(reason), body, wait_ms: Some(wait), ..Noted::default() };
-        self.note_attempt(at, lease, AttemptKind::Released, noted, out);
-        wait
-    }
-
-    /// What is recorded of a cell that was handed back for the last time; `None` while it may go on.
-    fn spent(&self, lease: &Lease, counted: bool) -> Option<ReportBody> {
-        let job = self.jobs.get(&lease.job)?;
-        let history = job.history.get(&lease.cell)?;
-        let over = (counted && history.used >= job.row.policy.attempts) || history.free >= MAX_FREE_ENDS;
-        over.then(|| {
-            crate::lease::lost_body(
-                FailureReason::LeaseLost,
-                format!("its agents handed it back: {} of {} attempts used", history.used, job.row.policy.attempts),
-            )
-        })
-    }
-
     /// A report whose token is not live (rule C10): it records nothing. The same report again has the
     /// first receipt; another answer is kept in the history.
     fn report_of_the_past(&mut self, at: Now, report: Report, out: &mut Decision) {
@@ -420,20 +300,6 @@ impl Verdict<'_> {
             None => self,
         }
     }
-}
-
-fn free_of_charge(reason: ReleaseReason) -> bool {
-    matches!(reason, ReleaseReason::RateLimited | ReleaseReason::Misconfigured)
-}
-
-/// A run that its agent cut off, because it stops or because it heard nothing from here: a lost
-/// lease, and nobody's fault. A call may have been made, so `on_lease_lost` has its say.
-fn cut_off(lease: &Lease, reason: ReleaseReason) -> bool {
-    may_have_run(lease) && matches!(reason, ReleaseReason::Draining | ReleaseReason::Orphaned)
-}
-
-fn may_have_run(lease: &Lease) -> bool {
-    lease.stage >= LeaseStage::Started || lease.stage == LeaseStage::Restored
 }
 
 fn answer(

@@ -39,19 +39,19 @@ impl Core {
     /// filled on every agent before any agent is given more than it can run, so that a short job spreads
     /// over all of them.
     pub(crate) fn assign(&mut self, at: Now, nonces: Vec<Nonce>, out: &mut Decision) {
-        let mut nonces = nonces.into_iter();
+        let mut nonces = nonces.as_slice();
         for beyond_slots in [false, true] {
             let agents: Vec<AgentId> =
                 self.sessions.values().filter(|s| s.capacity(at.mono) > 0).map(|s| s.agent.clone()).collect();
             for agent in agents {
                 loop {
-                    if nonces.len() == 0 {
+                    let Some((&nonce, left)) = nonces.split_first() else {
                         out.more = true;
                         return;
-                    }
+                    };
                     let Some((job, cells)) = self.pick(at.mono, &agent, beyond_slots) else { break };
-                    let Some(nonce) = nonces.next() else { break };
                     self.grant(at, &agent, job, &cells, nonce, out);
+                    nonces = left;
                 }
             }
         }
@@ -185,6 +185,41 @@ impl Core {
         self.drainer(now, job, &lane.region, &job.row.matrix.models()[lane.model].id)
     }
 
+    /// Whether an agent runs empty, so that some cell can run alone on it.
+    fn runs_empty(&self, now: Millis, session: &Session) -> bool {
+        let places = session.models.keys().filter_map(|m| self.places.get(&(session.region.clone(), m.clone())));
+        places.flatten().any(|&(no, lane)| {
+            let drainer = self.handing_out(no, lane).and_then(|job| self.drainer_of(now, job, lane));
+            drainer.is_some_and(|(who, _)| *who == session.agent)
+        })
+    }
+
+    /// Whether an agent with a free slot does not get a lane's cells so that a cell can run alone: the agent
+    /// has it or runs empty for it, or the last place of the gate or of the job's caps is kept for it.
+    pub(crate) fn is_kept(&self, now: Millis, job: &Job, lane: &Lane, session: &Session, serving: &Serving) -> bool {
+        let model = &job.row.matrix.models()[lane.model].id;
+        let kept = self.kept_of_gate(now, &lane.region, model, serving.gate);
+        session.alone || self.shared_room(now, job, lane, serving.gate, kept) == 0 || self.runs_empty(now, session)
+    }
+
+    /// How many cells of a lane the gate and the caps let through that need no agent to themselves. `kept` is
+    /// the priority for which a place of the gate is kept.
+    fn shared_room(&self, now: Millis, job: &Job, lane: &Lane, gate: GateNo, kept: Option<i32>) -> u32 {
+        let kept = u32::from(kept.is_some_and(|priority| job.row.policy.priority <= priority));
+        let of_gate = self.gates.room(gate, now).saturating_sub(kept);
+        of_gate.min(cap_room(job, lane).saturating_sub(self.kept_of_caps(now, job)))
+    }
+
+    /// The highest priority for which a place of a gate is kept, for a cell that is to run alone.
+    fn kept_of_gate(&self, now: Millis, region: &RegionId, model: &ModelId, gate: GateNo) -> Option<i32> {
+        let lanes = self.places.get(&(region.clone(), model.clone()))?;
+        let jobs = lanes.iter().filter_map(|&(no, lane)| Some((self.handing_out(no, lane)?, lane)));
+        let kept = jobs.filter(|(job, lane)| {
+            job.alone > 0 && self.drainer_of(now, job, *lane).is_some_and(|(_, through)| through == gate)
+        });
+        kept.map(|(job, _)| job.row.policy.priority).max()
+    }
+
     /// How many places of a job's caps are kept for a cell that is to run alone.
     fn kept_of_caps(&self, now: Millis, job: &Job) -> u32 {
         u32::from(job.alone > 0 && (0..job.lanes.len()).any(|lane| self.drainer_of(now, job, lane).is_some()))
@@ -205,16 +240,10 @@ impl Core {
             if self.gates.closed(serving.gate, now).is_some() {
                 continue;
             }
-            let gate_room = self.gates.room(serving.gate, now);
-            let jobs = || lanes.iter().filter_map(|&(no, lane)| self.handing_out(no, lane).map(|job| (no, job, lane)));
-            let kept_for = jobs().filter(|(_, job, _)| job.alone > 0).filter_map(|(_, job, lane)| {
-                self.drainer_of(now, job, lane).filter(|(_, gate)| *gate == serving.gate)?;
-                Some(job.row.policy.priority)
-            });
-            let kept_for = kept_for.max();
-            for (no, job, lane) in jobs() {
+            let kept = self.kept_of_gate(now, &session.region, model, serving.gate);
+            let jobs = lanes.iter().filter_map(|&(no, lane)| self.handing_out(no, lane).map(|job| (no, job, lane)));
+            for (no, job, lane) in jobs {
                 let (shared, alone) = (job.lanes[lane].available(), job.lanes[lane].to_run_alone());
-                let caps = cap_room(job, &job.lanes[lane]);
                 let candidate = Candidate {
                     job: no,
                     lane,
@@ -227,12 +256,12 @@ impl Core {
                 };
                 if alone > 0 {
                     let drains = self.drainer_of(now, job, lane).is_some_and(|(who, _)| who == agent);
-                    found.push(Candidate { room: gate_room.min(caps).min(1), alone: true, drains, ..candidate });
+                    let room = self.gates.room(serving.gate, now).min(cap_room(job, &job.lanes[lane])).min(1);
+                    found.push(Candidate { room, alone: true, drains, ..candidate });
                 }
-                let kept = u32::from(kept_for.is_some_and(|priority| job.row.policy.priority <= priority));
-                let room = gate_room.saturating_sub(kept).min(caps.saturating_sub(self.kept_of_caps(now, job)));
-                if room.min(shared) > 0 {
-                    found.push(Candidate { room: room.min(shared), ..candidate });
+                let room = self.shared_room(now, job, &job.lanes[lane], serving.gate, kept).min(shared);
+                if room > 0 {
+                    found.push(Candidate { room, ..candidate });
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::{
     event::{AgentView, Decision, Heartbeat, Held, Hello, ModelStates, Out, ToAgent},
     gate::GateNo,
     id::{AgentId, FencingToken, Incarnation, JobNo, LeaseToken, Millis, ModelId, Now, ProviderId, RegionId, StreamId},
-    lease::Loss,
+    loss::Loss,
     words::{GoAwayReason, LeaseStage, RevokeReason},
 };
 
@@ -83,6 +83,8 @@ pub(crate) struct Session {
     pub deaf: bool,
     /// Takes no leases for a while, after it handed some back.
     pub rest_until: Millis,
+    /// What it said when it did.
+    pub rests_for: Arc<str>,
     /// Virtual time of the fair turns between jobs on this agent, and where each job stands that is ahead of it.
     pub turn: u64,
     pub turns: BTreeMap<JobNo, u64>,
@@ -115,6 +117,7 @@ impl Session {
             requests: 0,
             deaf: false,
             rest_until: Millis(0),
+            rests_for: "".into(),
             turn: 0,
             turns: BTreeMap::new(),
             alone: false,

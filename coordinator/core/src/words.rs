@@ -211,14 +211,20 @@ words! {
         AgentMisconfigured = "agent_misconfigured",
         /// Those that serve it take no more leases.
         Draining = "draining",
+        /// Those that serve it handed leases back and rest for a moment.
+        AgentRests = "agent_rests",
         /// The provider said 429.
         GateClosed = "gate_closed",
         /// A failed attempt waits out its backoff.
         Backoff = "backoff",
         /// A cap is reached.
         CapFull = "cap_full",
+        /// Since a 429, the provider's gate lets few calls through at once.
+        GateFull = "gate_full",
         /// Must run alone on its agent (rule S7).
         WaitsToRunAlone = "waits_to_run_alone",
+        /// A place or an agent is kept for a cell that must run alone (rule S7).
+        KeptForALoneCell = "kept_for_a_lone_cell",
         /// Every slot is busy.
         NoFreeSlot = "no_free_slot",
         /// An agent holds its lease.

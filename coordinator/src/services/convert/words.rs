@@ -64,7 +64,7 @@ words! {
     GoAwayReason = GoAwayReason { NotLeading, Superseded, Replaced, Unanswered }
     WaitReason = WaitReason {
         JobClosed, Paused, NoAgentInRegion, NoAgentWithModel, AgentMisconfigured, Draining, GateClosed, Backoff,
-        CapFull, WaitsToRunAlone, NoFreeSlot, Leased,
+        AgentRests, CapFull, GateFull, WaitsToRunAlone, KeptForALoneCell, NoFreeSlot, Leased,
     }
     LeaseStage = LeaseStage { Offered, Restored, Acknowledged, Started, Finished }
 }
