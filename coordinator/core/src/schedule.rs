@@ -150,9 +150,8 @@ impl Core {
         Some((no, vec![(cell, gate)]))
     }
 
-    /// The agent that runs empty so that a cell of a job can run alone, and the gate through which it will
-    /// go: the first by id that could take it.
-    fn drainer(&self, now: Millis, job: &Job, region: &RegionId, model: &ModelId) -> Option<(&AgentId, GateNo)> {
+    /// The first agent by id on which a cell of a job could run alone, and the gate through which it will go.
+    fn first_able(&self, now: Millis, job: &Job, region: &RegionId, model: &ModelId) -> Option<(&AgentId, GateNo)> {
         let mut here =
             self.sessions.values().filter(|s| s.region == *region && s.stream.is_some() && s.slots > 0 && !s.deaf);
         here.find_map(|session| {
@@ -176,20 +175,25 @@ impl Core {
         })
     }
 
-    /// Whether a cell of a lane waits to run alone and there is an agent for it: who that is.
-    fn drainer_of(&self, now: Millis, job: &Job, lane: usize) -> Option<(&AgentId, GateNo)> {
+    /// Whether a cell of a lane waits to run alone and there is an agent that could take it: who that is.
+    fn taker(&self, now: Millis, job: &Job, lane: &Lane) -> Option<(&AgentId, GateNo)> {
+        let model = &job.row.matrix.models()[lane.model].id;
+        let waits = lane.wants_an_agent();
+        waits.then(|| self.first_able(now, job, &lane.region, model)).flatten()
+    }
+
+    /// Who runs empty for a cell of a lane, so that it can run alone: nobody while leases elsewhere hold the
+    /// caps of its job.
+    fn drainer(&self, now: Millis, job: &Job, lane: usize) -> Option<(&AgentId, GateNo)> {
         let lane = &job.lanes[lane];
-        if !lane.wants_an_agent() {
-            return None;
-        }
-        self.drainer(now, job, &lane.region, &job.row.matrix.models()[lane.model].id)
+        self.taker(now, job, lane).filter(|_| cap_room(job, lane) > 0)
     }
 
     /// Whether an agent runs empty, so that some cell can run alone on it.
     fn runs_empty(&self, now: Millis, session: &Session) -> bool {
         let places = session.models.keys().filter_map(|m| self.places.get(&(session.region.clone(), m.clone())));
         places.flatten().any(|&(no, lane)| {
-            let drainer = self.handing_out(no, lane).and_then(|job| self.drainer_of(now, job, lane));
+            let drainer = self.handing_out(no, lane).and_then(|job| self.drainer(now, job, lane));
             drainer.is_some_and(|(who, _)| *who == session.agent)
         })
     }
@@ -215,14 +219,14 @@ impl Core {
         let lanes = self.places.get(&(region.clone(), model.clone()))?;
         let jobs = lanes.iter().filter_map(|&(no, lane)| Some((self.handing_out(no, lane)?, lane)));
         let kept = jobs.filter(|(job, lane)| {
-            job.alone > 0 && self.drainer_of(now, job, *lane).is_some_and(|(_, through)| through == gate)
+            job.alone > 0 && self.drainer(now, job, *lane).is_some_and(|(_, through)| through == gate)
         });
         kept.map(|(job, _)| job.row.policy.priority).max()
     }
 
     /// How many places of a job's caps are kept for a cell that is to run alone.
     fn kept_of_caps(&self, now: Millis, job: &Job) -> u32 {
-        u32::from(job.alone > 0 && (0..job.lanes.len()).any(|lane| self.drainer_of(now, job, lane).is_some()))
+        u32::from(job.alone > 0 && job.lanes.iter().any(|lane| self.taker(now, job, lane).is_some()))
     }
 
     /// The lanes from which an agent could be given cells now. Of a gate and of a job's caps one place is kept
@@ -254,14 +258,16 @@ impl Core {
                     refused: !job.lanes[lane].wants_an_agent(),
                     warm: is_warm(serving, now),
                 };
+                let room = self.shared_room(now, job, &job.lanes[lane], serving.gate, kept);
                 if alone > 0 {
-                    let drains = self.drainer_of(now, job, lane).is_some_and(|(who, _)| who == agent);
-                    let room = self.gates.room(serving.gate, now).min(cap_room(job, &job.lanes[lane])).min(1);
-                    found.push(Candidate { room, alone: true, drains, ..candidate });
+                    let drains = self.drainer(now, job, lane).is_some_and(|(who, _)| who == agent);
+                    // Places are kept for those that were not handed back.
+                    let all = self.gates.room(serving.gate, now).min(cap_room(job, &job.lanes[lane]));
+                    let room = if candidate.refused { room } else { all };
+                    found.push(Candidate { room: room.min(1), alone: true, drains, ..candidate });
                 }
-                let room = self.shared_room(now, job, &job.lanes[lane], serving.gate, kept).min(shared);
-                if room > 0 {
-                    found.push(Candidate { room, ..candidate });
+                if room.min(shared) > 0 {
+                    found.push(Candidate { room: room.min(shared), ..candidate });
                 }
             }
         }

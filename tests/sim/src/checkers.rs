@@ -132,6 +132,8 @@ pub struct Slot {
     pub agent: AgentId,
     /// How it stands.
     pub standing: Standing,
+    /// Its cell was to run alone (rule S7).
+    pub alone: bool,
 }
 
 /// The durable state, from the sequence of commits alone.
@@ -211,6 +213,7 @@ impl Books {
             self.granted(grant, around)?;
         }
         self.within_caps(batch)?;
+        self.alone(batch)?;
         for row in &batch.attempts {
             self.attempted(row)?;
         }
@@ -379,6 +382,7 @@ impl Books {
             hold(book.live.is_none(), "P2", || format!("{name}: {:?} is live as well", book.live))?;
             hold(book.record.is_none(), "P1", || format!("{name}: leased though it is recorded"))?;
             (book.live, book.granted) = (Some(token), true);
+            let (died, counted) = (book.died, book.counted);
             let job = self.jobs.get_mut(&grant.job);
             let Some(job) = job else { return Ok(()) };
             job.leased += 1;
@@ -392,6 +396,7 @@ impl Books {
                 nonce: grant.nonce,
                 agent: grant.agent.clone(),
                 standing: Standing::Live,
+                alone: died && job.plan.policy.attempts.saturating_sub(counted) <= 1,
             };
             hold(self.slots.insert(token, new).is_none(), "P7", || format!("{name}: that number was used before"))?;
         }

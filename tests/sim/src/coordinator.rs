@@ -176,6 +176,7 @@ impl World {
             slept: false,
         });
         self.coordinator.asleep_until = 0;
+        self.waits.restore(&self.books);
         self.recount()?;
         self.later(0, Ev::Tick(life));
         Ok(())
@@ -305,6 +306,7 @@ impl World {
         let Some(brain) = &mut self.coordinator.brain else { return Ok(false) };
         let now = brain.now(self.now);
         self.steps += 1;
+        self.waits.hears(&event);
         let first_tick = matches!(event, Event::Tick) && std::mem::take(&mut brain.slept);
         let mut decision = brain.core.step(now, event).map_err(rule_of)?;
         let lost = decision.batch.attempts.iter().filter(|a| a.kind == AttemptKind::Lost).count();

@@ -17,6 +17,7 @@ mod edge;
 pub mod faults;
 mod machine;
 mod network;
+mod shares;
 mod store;
 mod strikes;
 mod told;

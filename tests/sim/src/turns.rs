@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use semel_core::{
     batch::{AttemptRow, Batch, GrantRow, Outcome},
     event::{Decision, Event},
-    id::{Cell, JobId, LeaseToken, ModelId, Now, RegionId, UnixMs},
+    id::{Cell, FencingToken, JobId, LeaseToken, ModelId, Now, RegionId, UnixMs},
     words::{AttemptKind, FailureReason, JobState, ReleaseReason},
 };
 
 use crate::{
-    checkers::{Book, Books, Check, hold},
+    checkers::{Book, Books, Check, Standing, hold},
+    shares::Shares,
     world::World,
 };
 
@@ -26,6 +27,8 @@ pub struct Waits {
     gates: BTreeMap<(ModelId, RegionId), u64>,
     /// Deadlines that were moved.
     deadlines: BTreeMap<JobId, UnixMs>,
+    /// What each agent, gate and job has.
+    shares: Shares,
 }
 
 impl World {
@@ -35,7 +38,9 @@ impl World {
         let slot = self.books.slots.get(&token.fencing).filter(|_| ended);
         let key = slot.and_then(|slot| self.books.jobs.get(&slot.job)?.plan.matrix.key(slot.cell));
         if let Some(key) = key {
-            let gate = self.waits.gates.entry((key.model, key.region)).or_default();
+            let place = (key.model, key.region);
+            self.waits.shares.limited(place.clone());
+            let gate = self.waits.gates.entry(place).or_default();
             *gate = (self.now + wait_ms).max(*gate);
         }
     }
@@ -43,6 +48,7 @@ impl World {
     /// What the core has just decided keeps every wait and every deadline. `ticked` unless the
     /// coordinator stood still and its clock has not ticked since.
     pub(crate) fn keeps_waits(&mut self, at: Now, decision: &Decision, ticked: bool) -> Check {
+        self.waits.shares.keeps(&decision.batch, &self.agents)?;
         for row in decision.batch.attempts.iter().filter(|row| row.kind != AttemptKind::Fenced) {
             self.waits.note(self.now, row);
         }
@@ -85,6 +91,18 @@ pub(crate) fn limited(event: &Event) -> Option<(LeaseToken, u64)> {
 }
 
 impl Waits {
+    /// Notes an event before it is decided upon.
+    pub(crate) fn hears(&mut self, event: &Event) {
+        if let Event::Hello(hello) = event {
+            self.shares.hello(&hello.agent);
+        }
+    }
+
+    /// A life begins with what is committed.
+    pub(crate) fn restore(&mut self, books: &Books) {
+        self.shares.restore(books);
+    }
+
     fn note(&mut self, now: u64, row: &AttemptRow) {
         if let Some(until) = row.retry_at {
             self.cells.insert((row.job.clone(), row.cell), now + until.since(row.ended_at));
@@ -125,6 +143,20 @@ impl Books {
         Ok(())
     }
 
+    /// Rule S7: what is to run alone has its agent to itself.
+    pub(crate) fn alone(&self, batch: &Batch) -> Check {
+        let of = |first: FencingToken| {
+            let slots = self.slots.range(first..=first.offset(63)).map(|(_, slot)| slot);
+            slots.take_while(move |slot| slot.grant == first).filter(|slot| slot.standing == Standing::Live)
+        };
+        for grant in &batch.grants {
+            let here = || self.grants.iter().copied().flat_map(of).filter(|slot| slot.agent == grant.agent);
+            let alone = here().find(|slot| slot.alone).filter(|_| here().count() > 1);
+            hold(alone.is_none(), "S7", || format!("{alone:?} is to run alone, and has company by {grant:?}"))?;
+        }
+        Ok(())
+    }
+
     /// The caps of the jobs to which a batch grants, once all of it is applied.
     pub(crate) fn within_caps(&self, batch: &Batch) -> Check {
         batch.grants.iter().filter_map(|g| self.jobs.get(&g.job)).try_for_each(Book::within_caps)
@@ -154,8 +186,9 @@ impl Book {
     pub(crate) fn note_turn(&mut self, row: &AttemptRow) {
         let refused = matches!(row.reason, Some(FailureReason::RateLimited | FailureReason::Misconfigured));
         if let Some(cell) = self.cells.get_mut(row.cell.0 as usize) {
-            cell.handed_back = row.kind == AttemptKind::Released && !row.counted && refused && !cell.died;
-            cell.died |= row.kind == AttemptKind::Lost && row.counted;
+            cell.handed_back = row.kind == AttemptKind::Released && !row.counted && refused;
+            let lost = row.reason == Some(FailureReason::LeaseLost);
+            cell.died |= row.kind == AttemptKind::Lost && row.counted && lost;
         }
     }
 }
