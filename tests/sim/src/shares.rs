@@ -178,6 +178,7 @@ impl Shares {
         };
         let waiting = self.jobs.iter().filter(|(id, rival)| **id != grant.job && rival.waits(places));
         let above = waiting.clone().find(|(_, rival)| rival.policy.priority > priority);
+        let above = above.map(|(id, _)| id);
         hold(above.is_none(), "turns", || format!("job {above:?} has a higher priority and waits: {grant:?}"))?;
         let rivals: BTreeSet<JobId> =
             waiting.filter(|(_, rival)| rival.policy.priority == priority).map(|(id, _)| id.clone()).collect();
