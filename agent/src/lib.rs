@@ -33,7 +33,7 @@ use spool::Spool;
 use stream::{Coordinator, Driver, End, Parts};
 
 pub use models::{PROBE_BACKOFF_MAX, PROBE_BACKOFF_MIN, PROBE_LIMIT, WARM_FOR};
-pub use slots::{DEFAULT_MAX_OUTPUT_BYTES, MAX_ERROR_BYTES};
+pub use slots::DEFAULT_MAX_OUTPUT_BYTES;
 pub use spool::{DEFAULT_LIMIT_BYTES as DEFAULT_SPOOL_LIMIT_BYTES, SpoolError};
 
 /// The version of the protocol that this agent speaks.
