@@ -20,11 +20,7 @@ pub use nearest::nearest;
 /// # Errors
 /// The file isn't there, is a folder, or the system refuses.
 pub fn read(path: &Path, max: usize) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
     let mut bytes = Vec::new();
-    file.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    File::open(path)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -163,7 +163,7 @@ mod tests {
         let missing = read_token(&folder.path().join("nowhere")).expect_err("there is none").to_string();
         assert!(missing.contains("/nowhere: can't be read: No such file"), "{missing}");
         let directory = read_token(folder.path()).expect_err("a folder").to_string();
-        assert!(directory.contains("can't be read: is a directory"), "{directory}");
+        assert!(directory.contains("can't be read: Is a directory"), "{directory}");
         let path = folder.path().join("token");
         fs::write(&path, TOKEN).expect("a file");
         fs::set_permissions(&path, Permissions::from_mode(0o000)).expect("the file is ours");
