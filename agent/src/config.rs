@@ -15,16 +15,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use semel_files::yaml::{self, Keys};
+
 use crate::executor::{Command, Echo, Executor, KeySource, OpenAi, OpenAiSettings, SettingError};
 
 use self::file::{ExecutorKind, RawAgent, RawProvider};
-use self::tree::{At, Reader};
+use self::reader::{At, Reader};
 
 mod file;
-mod tree;
+mod reader;
 
 /// The largest agents file, in bytes.
-pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// The longest id, in bytes, as in the contract.
 pub const MAX_ID_BYTES: usize = 255;
@@ -129,7 +131,7 @@ pub struct ConfigError {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     /// The line, from 1; 0 where the fault is of the whole file.
-    pub line: u64,
+    pub line: u32,
     /// What is wrong and what to do. Never quotes a key.
     pub message: String,
 }
@@ -166,11 +168,11 @@ pub struct Origin<'a> {
 pub fn read(path: &Path, names: &BTreeMap<String, String>) -> Result<Vec<AgentSpec>, ConfigError> {
     let name = path.display().to_string();
     let whole = |message: String| ConfigError { source_name: name.clone(), faults: vec![Fault { line: 0, message }] };
-    let size = path.metadata().map_err(|error| whole(format!("can't be read: {error}")))?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(whole(format!("has {size} bytes; an agents file has at most {MAX_FILE_BYTES}")));
+    let bytes = semel_files::read(path, MAX_FILE_BYTES).map_err(|error| whole(format!("can't be read: {error}")))?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(whole(format!("has more than {MAX_FILE_BYTES} bytes, the most of an agents file")));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| whole(format!("can't be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| whole("is no UTF-8 text; save it as UTF-8".to_owned()))?;
     let folder = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     let folder = std::path::absolute(&folder).or_else(|_| std::env::current_dir()).unwrap_or(folder);
     parse(&text, Origin { name: &name, folder: &folder, env: &|name| std::env::var(name).ok() }, names)
@@ -189,8 +191,11 @@ pub fn parse(text: &str, origin: Origin<'_>, names: &BTreeMap<String, String>) -
         let message = "is empty; an agents file has the keys providers and agents".to_owned();
         return Err(failed(vec![Fault { line: 0, message }]));
     }
-    let root = tree::parse(text).map_err(|fault| failed(vec![fault]))?;
-    let mut reader = Reader::new(text);
+    let root = yaml::read(text, Keys::Written).map_err(|broken| {
+        let message = broken.to_string();
+        failed(vec![Fault { line: broken.place.line, message }])
+    })?;
+    let mut reader = Reader::default();
     let raw = file::read(&mut reader, &root);
     let mut faults = reader.faults;
     let Some(raw) = raw else { return Err(failed(faults)) };
@@ -274,7 +279,7 @@ fn agent(
             // Its own fault is told already.
             Some(None) => {}
             None => {
-                let advice = tree::advice(&raw_model.provider, providers.keys().map(String::as_str));
+                let advice = reader::advice(&raw_model.provider, providers.keys().map(String::as_str));
                 fault(*line, format!("model {model:?}: there is no provider {:?}{advice}", raw_model.provider));
             }
         }

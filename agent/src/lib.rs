@@ -14,7 +14,7 @@ mod stream;
 mod wire;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use spool::Spool;
 use stream::{Coordinator, Driver, End, Parts};
 
 pub use models::{PROBE_BACKOFF_MAX, PROBE_BACKOFF_MIN, PROBE_LIMIT, WARM_FOR};
-pub use slots::{DEFAULT_MAX_OUTPUT_BYTES, MAX_ERROR_BYTES};
+pub use slots::DEFAULT_MAX_OUTPUT_BYTES;
 pub use spool::{DEFAULT_LIMIT_BYTES as DEFAULT_SPOOL_LIMIT_BYTES, SpoolError};
 
 /// The version of the protocol that this agent speaks.
@@ -98,18 +98,6 @@ impl fmt::Debug for AgentConfig {
             .field("orphan_limit", &self.orphan_limit)
             .field("grace", &self.grace)
             .finish()
-    }
-}
-
-/// Reads the coordinator's bearer token from the file `path`: its only word.
-///
-/// # Errors
-/// The file can't be read, or doesn't hold one word of printable ASCII. The message names the file and quotes nothing
-/// of what is in it.
-pub fn read_token(path: &Path) -> anyhow::Result<String> {
-    match executor::Secret::from_file(path) {
-        Ok(token) => Ok(token.expose().to_owned()),
-        Err(fault) => anyhow::bail!("the token file {}: {fault}; it must hold the coordinator's token", path.display()),
     }
 }
 

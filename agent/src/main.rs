@@ -81,7 +81,7 @@ fn main() -> ExitCode {
 
 fn serve(arguments: Arguments) -> anyhow::Result<Ended> {
     let spec = choose(config::read(&arguments.agents, &BTreeMap::new())?, arguments.agent.as_deref())?;
-    let token = semel_agent::read_token(&arguments.token_file).context("--token-file")?;
+    let token = semel_files::secret::read_token(&arguments.token_file).context("--token-file")?;
     let config = AgentConfig {
         namespace: arguments.namespace,
         spool_limit_bytes: arguments.spool_limit,

@@ -14,15 +14,13 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::config::AgentSpec;
-use crate::executor::{Answer, Outcome, Task};
+use crate::executor::{Answer, MAX_ERROR_BYTES, Outcome, Task};
 use crate::models::{Model, Models};
 use crate::stream::Event;
 use crate::wire::{SharedReport, Work};
 
 /// The largest output before the first Welcome has said a limit, in bytes.
 pub const DEFAULT_MAX_OUTPUT_BYTES: u64 = 32 << 20;
-/// The longest error text that is reported, in bytes; a Welcome can only lower it.
-pub const MAX_ERROR_BYTES: u64 = 64 << 10;
 /// Output and provider's body of one report, together, in bytes: 1 MiB under the largest message.
 const MAX_CONTENT_BYTES: usize = semel_proto::MAX_MESSAGE_BYTES - (1 << 20);
 
@@ -37,7 +35,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_output_bytes: AtomicU64::new(DEFAULT_MAX_OUTPUT_BYTES),
-            max_error_bytes: AtomicU64::new(MAX_ERROR_BYTES),
+            max_error_bytes: AtomicU64::new(MAX_ERROR_BYTES as u64),
         }
     }
 }
@@ -71,11 +69,11 @@ impl Slots {
         Self { runtime, site: Arc::new(site), running: HashMap::new() }
     }
 
-    /// Takes a Welcome's limits.
+    /// Takes a Welcome's limits, which only lower that of an error's text.
     pub fn limit(&self, max_output_bytes: u64, max_error_bytes: u64) {
         let limits = &self.site.limits;
         limits.max_output_bytes.store(max_output_bytes, Ordering::Relaxed);
-        limits.max_error_bytes.store(max_error_bytes.min(MAX_ERROR_BYTES), Ordering::Relaxed);
+        limits.max_error_bytes.store(max_error_bytes.min(MAX_ERROR_BYTES as u64), Ordering::Relaxed);
     }
 
     /// Runs an execution; its end comes back as an event.

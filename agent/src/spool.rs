@@ -12,6 +12,7 @@
 //! Invariant: a result is deleted from disk only after its receipt. Tombstones may be lost in a
 //! crash; the result is then reported once more, and answered ALREADY_RECORDED.
 
+mod disk;
 mod folder;
 mod frame;
 
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use semel_session::Recovered;
 
 use crate::wire::SharedReport;
+use disk::Disk;
 use folder::Folder;
 
 /// The default of the most bytes that a spool keeps on disk.
@@ -112,7 +114,7 @@ impl Spool {
     /// Another process has the folder, or the system refuses to make, lock or read it.
     pub fn open(folder: &Path, limit_bytes: u64) -> Result<(Self, Vec<RecoveredReport>), SpoolError> {
         let path = folder.to_owned();
-        let (folder, recovered) = Folder::open(folder)?;
+        let (folder, recovered) = Folder::open(Disk::default(), folder)?;
         let state = State {
             waiting: BTreeMap::new(),
             places: BTreeMap::new(),

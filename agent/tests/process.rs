@@ -131,30 +131,6 @@ async fn a_second_process_on_one_spool_is_refused_in_words() {
     assert!(!log.contains(fake::TOKEN), "a token is never logged: {log}");
 }
 
-#[test]
-fn a_token_file_that_holds_no_token_is_named_and_quoted_nowhere() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("token");
-    let too_long = "x".repeat(20_000);
-    for (text, fault) in [
-        ("", "is empty"),
-        (" \n", "is empty"),
-        ("a-token another", "one word"),
-        ("a-t\u{f6}ken", "one word"),
-        (&too_long, "more than 16384 bytes"),
-    ] {
-        fs::write(&path, text).expect("a token file");
-        let error = semel_agent::read_token(&path).expect_err(text).to_string();
-        assert!(error.contains(fault) && error.contains("/token: "), "{error}");
-        assert!(!error.contains("a-t") && !error.contains("xx"), "{error}");
-    }
-    fs::remove_file(&path).expect("it is there");
-    let error = semel_agent::read_token(&path).expect_err("there is none").to_string();
-    assert!(error.contains("No such file"), "{error}");
-    fs::write(&path, "  a-token\r\n").expect("a token file");
-    assert_eq!(semel_agent::read_token(&path).expect("a token"), "a-token");
-}
-
 #[tokio::test]
 async fn sigterm_hands_back_and_ends_well() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use semel_files::secret::read_token;
 
 use crate::{
     exit::Refused,
@@ -76,13 +76,8 @@ impl Place {
         let (Some(address), Some(file)) = (&self.coordinator, &self.token_file) else {
             return Ok(Target::Store(self.store().to_owned()));
         };
-        let text = std::fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?;
-        let token = text.trim();
-        if token.is_empty() {
-            let words = format!("--token-file {} is empty; it must have the coordinator's token", file.display());
-            return Err(Refused(words).into());
-        }
-        Ok(Target::Remote { address: address.clone(), token: token.to_owned() })
+        let token = read_token(file).map_err(|error| Refused(format!("--token-file {error}")))?;
+        Ok(Target::Remote { address: address.clone(), token })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use semel_files::nearest;
 use semel_proto::v1 as pb;
-use semel_spec::nearest;
 use tonic::{Code, Status};
 
 use crate::{

@@ -5,6 +5,7 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 use anyhow::{Context, bail};
 use clap::Parser;
 use semel_coordinator::{Limits, Settings, services::MAX_OUTPUT_BYTES, start};
+use semel_files::secret::read_token;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the coordinator of one store: hands out cells, records each exactly once.
@@ -72,7 +73,7 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
     let Some(path) = arguments.store.strip_prefix("sqlite:") else {
         bail!("--store {:?}: this release stores in SQLite; write sqlite:PATH", arguments.store);
     };
-    let token = arguments.token_file.map(|file| read_token(&file)).transpose()?;
+    let token = arguments.token_file.as_deref().map(read_token).transpose().context("--token-file")?;
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let (ttl_ms, heartbeat_ms) = (ms(arguments.session_ttl), ms(arguments.heartbeat));
     if heartbeat_ms == 0 || ttl_ms < 2 * heartbeat_ms {
@@ -90,13 +91,4 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
     }
     let limits = Limits { max_output_bytes: arguments.max_output_bytes, ..Limits::default() };
     Ok(Settings { store: path.into(), listen: arguments.listen, token, core, limits })
-}
-
-fn read_token(file: &std::path::Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?;
-    let token = text.trim();
-    if token.len() < 16 || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        bail!("--token-file {}: a token is one line of 16 or more printable characters without spaces", file.display());
-    }
-    Ok(token.to_owned())
 }

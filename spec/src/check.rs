@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use semel_files::nearest;
+
 use crate::{
     Faults, JobSpec, MAX_CELLS, MAX_SPEC_BYTES, Model, Policy, Question, Resolved,
     fault::{Collector, Nowhere, id_problem, quote},
@@ -325,22 +327,4 @@ fn cells(spec: &JobSpec, c: &mut Collector<'_>) -> u32 {
             0
         }
     }
-}
-
-/// Known names that an unknown one is compared with, at most.
-const MAX_COMPARED: usize = 10_000;
-
-/// The known name that is nearest to an unknown one, if any is near.
-pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    // Comparing is quadratic in the length: what is longer than any id is no typo of one.
-    if name.len() > crate::MAX_ID_BYTES {
-        return None;
-    }
-    known
-        .into_iter()
-        .take(MAX_COMPARED)
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance * 3 <= name.len().max(candidate.len()))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }

@@ -1,14 +1,18 @@
 //! The job file: a tree read into a specification, fault by fault.
 
+use semel_files::{
+    json,
+    tree::{Broken, Node, Value},
+    yaml,
+};
+
 use crate::{
     Checked, Faults, JobSpec, MAX_SPEC_BYTES, Message, Model, OnLeaseLost, Policy, Question, RegionSettings, check,
     fault::{Collector, Fault, Locate, Nowhere, Spot, id_problem, quote},
-    json,
-    node::{Broken, Node, Source, Value},
+    node::{Source, find},
     path::{Dialect, Path, Step},
     questions::{self, Names},
     walk::{Fields, Walk},
-    yaml,
 };
 
 /// Keys at the top of a job file.
@@ -88,7 +92,7 @@ pub fn parse(
     // Some editors write a byte order mark, in front of JSON too.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let root = match format {
-        Format::Yaml => yaml::read(text),
+        Format::Yaml => yaml::read(text, yaml::Keys::Text),
         Format::Json => json::read(text),
     }
     .map_err(|broken| of_broken(&source, &broken))?;
@@ -139,7 +143,7 @@ impl Locate for Places<'_> {
         {
             return lines.spot(*index);
         }
-        self.source.spot(self.root.find(steps))
+        self.source.spot(find(self.root, steps))
     }
 }
 

@@ -12,7 +12,6 @@ mod check;
 mod difference;
 mod document;
 mod fault;
-mod json;
 mod node;
 mod path;
 mod questions;
@@ -22,11 +21,10 @@ mod schema;
 mod spec;
 mod walk;
 pub mod wire;
-mod yaml;
 
 pub use check::{
     Checked, MAX_ATTEMPTS, MAX_DEADLINE_MS, MAX_PRIORITY, MAX_REPEAT, MAX_TIMEOUT_MS, MAX_WEIGHT, OWNED_PARAMETERS,
-    check, nearest,
+    check,
 };
 pub use difference::{MAX_DIFFERENCES, difference};
 pub use document::{Format, JobFile, QuestionFile, parse};

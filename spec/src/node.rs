@@ -1,8 +1,7 @@
-//! A neutral tree of what a file or a JSON text says, with the place of each value.
-//!
-//! serde stops at the first fault and forgets duplicate keys and how a number was written. The tree
-//! keeps all of it, so that the walk over it can name every fault at once.
+//! What of a [`tree`](semel_files::tree) only a specification wants: its values as a fault shows them, its places, and
+//! its free parts as exact JSON.
 
+use semel_files::tree::{Entry, Node, Place, Value};
 use serde_json::{Map, Number, Value as Json};
 
 use crate::{
@@ -10,131 +9,59 @@ use crate::{
     path::{Path, Step},
 };
 
-/// The deepest nesting that is read: a bound on recursion.
-pub(crate) const MAX_DEPTH: usize = 64;
-
-/// A place in a text; both from 1, the column in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) line: u32,
-    pub(crate) column: u32,
+/// A value as a fault shows it; nothing for what has parts.
+pub(crate) fn shown(value: &Value) -> Option<String> {
+    let quoted = quote(value.written()?);
+    let is_text = matches!(value, Value::Text(_));
+    Some(if is_text { quoted } else { quoted.trim_matches('"').to_owned() })
 }
 
-/// A value and where it stands.
-#[derive(Clone, Debug)]
-pub(crate) struct Node {
-    pub(crate) value: Value,
-    pub(crate) place: Place,
-}
-
-/// What a value is, before anyone asks what it should be.
-#[derive(Clone, Debug)]
-pub(crate) enum Value {
-    Null,
-    Bool(bool),
-    /// A number, as it was written, in JSON's grammar.
-    Number(String),
-    Text(String),
-    /// A bare YAML word that YAML's versions read differently (`no`, `0755`, `1_000`): refused
-    /// wherever it stands, since what the submitter meant can't be known.
-    Unsure(String),
-    List(Vec<Node>),
-    /// The entries in order, duplicates included.
-    Map(Vec<Entry>),
-}
-
-/// A key with its value.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) key: String,
-    pub(crate) place: Place,
-    pub(crate) value: Node,
-}
-
-/// A text that can't be read as YAML or JSON at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Broken {
-    pub(crate) place: Place,
-    pub(crate) problem: String,
-    pub(crate) help: String,
-}
-
-impl Value {
-    /// What the value is, in words.
-    pub(crate) fn kind(&self) -> &'static str {
-        match self {
-            Value::Null => "nothing",
-            Value::Bool(_) => "true or false",
-            Value::Number(_) => "a number",
-            Value::Text(_) => "text",
-            Value::Unsure(_) => "a bare word",
-            Value::List(_) => "a list",
-            Value::Map(_) => "an object",
-        }
-    }
-
-    /// The value as a fault shows it; nothing for what has parts.
-    pub(crate) fn shown(&self) -> Option<String> {
-        match self {
-            Value::Bool(value) => Some(value.to_string()),
-            Value::Number(text) | Value::Unsure(text) => {
-                let shown = quote(text);
-                Some(shown.trim_matches('"').to_owned())
+/// The place of the part of `root`, or of the nearest part around it that is there.
+pub(crate) fn find(root: &Node, steps: &[Step<'_>]) -> Place {
+    let mut node = root;
+    for step in steps {
+        let part = match (step, &node.value) {
+            (Step::Key(key), Value::Map(entries)) => {
+                entries.iter().find(|entry| entry.key == *key).map(|entry| &entry.value)
             }
-            Value::Text(text) => Some(quote(text)),
-            Value::Null | Value::List(_) | Value::Map(_) => None,
+            (Step::Index(index), Value::List(items)) => items.get(*index),
+            _ => None,
+        };
+        match part {
+            Some(part) => node = part,
+            None => break,
         }
     }
+    node.place
 }
 
-impl Node {
-    /// The place of the part, or of the nearest part around it that is there.
-    pub(crate) fn find(&self, steps: &[Step<'_>]) -> Place {
-        let mut node = self;
-        for step in steps {
-            let part = match (step, &node.value) {
-                (Step::Key(key), Value::Map(entries)) => {
-                    entries.iter().find(|entry| entry.key == *key).map(|entry| &entry.value)
-                }
-                (Step::Index(index), Value::List(items)) => items.get(*index),
-                _ => None,
-            };
-            match part {
-                Some(part) => node = part,
-                None => break,
-            }
-        }
-        node.place
-    }
-
-    /// Reads the value as JSON that RFC 8785 can hold without loss: faults for duplicate keys,
-    /// numbers that a binary64 doesn't hold exactly, and bare words of unsure meaning.
-    pub(crate) fn to_json(&self, path: &Path<'_>, file: &Source, c: &mut Collector<'_>) -> Json {
-        match &self.value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::Bool(*value),
-            Value::Text(text) => Json::String(text.clone()),
-            Value::Number(literal) => match exact_number(literal) {
-                Ok(number) => Json::Number(number),
-                Err(help) => {
-                    let problem = "is no number that a binary64 holds exactly";
-                    c.unread(path, file.spot(self.place), self.value.shown(), (problem, &help));
-                    Json::Null
-                }
-            },
-            Value::Unsure(_) => {
-                refuse_unsure(self, path, file, c);
+/// Reads a value as JSON that RFC 8785 can hold without loss: faults for duplicate keys, numbers
+/// that a binary64 doesn't hold exactly, and bare words of unsure meaning.
+pub(crate) fn to_json(node: &Node, path: &Path<'_>, file: &Source, c: &mut Collector<'_>) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(value, _) => Json::Bool(*value),
+        Value::Text(text) => Json::String(text.clone()),
+        Value::Number(literal) => match exact_number(literal) {
+            Ok(number) => Json::Number(number),
+            Err(help) => {
+                let problem = "is no number that a binary64 holds exactly";
+                c.unread(path, file.spot(node.place), shown(&node.value), (problem, &help));
                 Json::Null
             }
-            Value::List(items) => {
-                items.iter().enumerate().map(|(index, item)| item.to_json(&path.index(index), file, c)).collect()
-            }
-            Value::Map(entries) => Json::Object(entries_to_json(entries, path, file, c)),
+        },
+        Value::Unsure(_) => {
+            refuse_unsure(node, path, file, c);
+            Json::Null
         }
+        Value::List(items) => {
+            items.iter().enumerate().map(|(index, item)| to_json(item, &path.index(index), file, c)).collect()
+        }
+        Value::Map(entries) => Json::Object(entries_to_json(entries, path, file, c)),
     }
 }
 
-/// Reads the entries of an object as JSON, as [`Node::to_json`] does.
+/// Reads the entries of an object as JSON, as [`to_json`] does.
 pub(crate) fn entries_to_json(
     entries: &[Entry],
     path: &Path<'_>,
@@ -148,7 +75,7 @@ pub(crate) fn entries_to_json(
             refuse_duplicate(entry, &path, file, c);
             continue;
         }
-        let value = entry.value.to_json(&path, file, c);
+        let value = to_json(&entry.value, &path, file, c);
         object.insert(entry.key.clone(), value);
     }
     object
@@ -160,14 +87,14 @@ pub(crate) fn refuse_duplicate(entry: &Entry, path: &Path<'_>, file: &Source, c:
     c.unread(path, file.spot(entry.place), None, what);
 }
 
-/// Notes a bare word that YAML's versions read differently.
+/// Notes a bare word that YAML's versions read differently: what the submitter meant can't be known.
 pub(crate) fn refuse_unsure(node: &Node, path: &Path<'_>, file: &Source, c: &mut Collector<'_>) {
     let Value::Unsure(word) = &node.value else {
         return;
     };
     let help = format!("write it in quotes if it is text: {}; else write true, false or a decimal number", quote(word));
     let problem = "is a bare word that YAML readers take for a number or a boolean, or don't";
-    c.unread(path, file.spot(node.place), node.value.shown(), (problem, &help));
+    c.unread(path, file.spot(node.place), shown(&node.value), (problem, &help));
 }
 
 /// The text that a tree was read from.

@@ -1,11 +1,12 @@
 //! Question files: CSV, or JSONL of question objects. Each question keeps its line.
 
+use semel_files::{json, tree::Place};
+
 use crate::{
     Question,
     document::{self, QUESTION_KEYS, QuestionFile, utf8},
     fault::{Collector, Spot, quote},
-    json,
-    node::{Place, Source},
+    node::Source,
     path::Path,
     spec::Object,
     walk::Walk,

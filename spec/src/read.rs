@@ -1,10 +1,6 @@
 //! Job and question files on a disk: the only I/O of this crate.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{Faults, Format, JobFile, MAX_SPEC_BYTES, QuestionFile, fault::Fault, parse};
 
@@ -15,7 +11,7 @@ use crate::{Faults, Format, JobFile, MAX_SPEC_BYTES, QuestionFile, fault::Fault,
 /// Every fault of the job file and its question file, or the one that it can't be read.
 pub fn job(path: &Path) -> Result<JobFile, Faults> {
     let name = path.display().to_string();
-    let text = bounded(path).map_err(|error| {
+    let text = semel_files::read(path, MAX_SPEC_BYTES).map_err(|error| {
         let problem = format!("can't be read: {error}");
         Faults(vec![Fault {
             file: Some(name.clone()),
@@ -30,20 +26,9 @@ pub fn job(path: &Path) -> Result<JobFile, Faults> {
 
 fn beside(folder: &Path, file: &str) -> Result<QuestionFile, String> {
     let path: PathBuf = folder.join(file);
-    let bytes = bounded(&path).map_err(|error| error.to_string())?;
+    let bytes = semel_files::read(&path, MAX_SPEC_BYTES).map_err(|error| error.to_string())?;
     if bytes.len() > MAX_SPEC_BYTES {
         return Err(format!("it has more than {MAX_SPEC_BYTES} bytes"));
     }
     Ok(QuestionFile { name: path.display().to_string(), bytes })
-}
-
-/// At most one byte more than a specification may have: enough to see that there are too many.
-fn bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::Error::from(io::ErrorKind::IsADirectory));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_SPEC_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

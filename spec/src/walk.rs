@@ -1,10 +1,15 @@
 //! Reads typed values out of a [`Node`], noting a fault for each that isn't what it should be and
 //! going on.
 
+use semel_files::{
+    nearest,
+    tree::{Entry, Node, Value},
+};
+
 use crate::{
-    check::{in_words, nearest},
+    check::in_words,
     fault::{Collector, quote},
-    node::{Entry, Node, Source, Value, entries_to_json, exact_number, refuse_duplicate, refuse_unsure},
+    node::{Source, entries_to_json, exact_number, refuse_duplicate, refuse_unsure, shown},
     path::Path,
     spec::Object,
 };
@@ -59,8 +64,8 @@ impl Walk<'_, '_> {
                 let help = format!("write it in quotes: {}", quote(text));
                 self.wrong(node, path, "text", &help);
             }
-            Value::Bool(value) => {
-                let help = format!("write it in quotes: \"{value}\"");
+            Value::Bool(_, word) => {
+                let help = format!("write it in quotes: {}", quote(word));
                 self.wrong(node, path, "text", &help);
             }
             _ => self.wrong(node, path, "text", "write text, in quotes if need be"),
@@ -138,7 +143,7 @@ impl Walk<'_, '_> {
             Some(Err(_)) => {
                 let spot = self.source.spot(node.place);
                 let what = ("is out of its range", "write a smaller number, 0 or more");
-                self.faults.unread(&path, spot, node.value.shown(), what);
+                self.faults.unread(&path, spot, shown(&node.value), what);
                 None
             }
             None => {
@@ -151,7 +156,7 @@ impl Walk<'_, '_> {
     /// True or false.
     pub(crate) fn flag(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<bool> {
         let node = fields.get(key)?;
-        if let Value::Bool(value) = node.value {
+        if let Value::Bool(value, _) = node.value {
             return Some(value);
         }
         self.wrong(node, &path.key(key), "true or false", "write true or false");
@@ -184,7 +189,7 @@ impl Walk<'_, '_> {
             }
         };
         let spot = self.source.spot(node.place);
-        self.faults.unread(&path, spot, node.value.shown(), (&problem, &help));
+        self.faults.unread(&path, spot, shown(&node.value), (&problem, &help));
         None
     }
 
@@ -199,7 +204,7 @@ impl Walk<'_, '_> {
             value => format!("is {}, not {wanted}", value.kind()),
         };
         let spot = self.source.spot(node.place);
-        self.faults.unread(path, spot, node.value.shown(), (&problem, help));
+        self.faults.unread(path, spot, shown(&node.value), (&problem, help));
     }
 }
 

@@ -1,13 +1,13 @@
 //! The specification on the wire: `semel.v1.JobSpec`, typed, with free parameters as JSON text.
 
+use semel_files::{json, tree::Value};
 use semel_proto::v1;
 
 use crate::{
     Checked, Faults, JobSpec, Message, Model, OnLeaseLost, Policy, Question, RegionSettings,
     check::finish,
     fault::{Collector, Nowhere},
-    json,
-    node::{Source, Value, entries_to_json},
+    node::{Source, entries_to_json, shown},
     path::{Dialect, Path},
     spec::{Object, canonical},
 };
@@ -191,7 +191,7 @@ fn object(text: Option<&str>, path: &Path<'_>, c: &mut Collector<'_>) -> Option<
             value => {
                 let problem = format!("is {}, not an object", value.kind());
                 let help = "send the text of a JSON object";
-                c.unread(path, source.spot(node.place), value.shown(), (&problem, help));
+                c.unread(path, source.spot(node.place), shown(value), (&problem, help));
             }
         },
         Err(broken) => {

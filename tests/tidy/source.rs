@@ -110,6 +110,8 @@ pub fn texts() -> Vec<Source> {
                 }
             } else if path.extension().is_none_or(|kind| KINDS.iter().any(|known| kind == *known))
                 && !name.starts_with("LICENSE")
+                // In a further work tree it is a file.
+                && name != ".git"
             {
                 // What isn't UTF-8 isn't a text that people write.
                 if let Ok(text) = fs::read_to_string(&path) {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::tree::{At, Node, Reader};
+use semel_files::tree::{Node, Value};
+
+use super::reader::{At, Reader};
 use super::{Fault, Origin, key_from_env};
 use crate::executor::{CommandSettings, DEFAULT_CONNECT_TIMEOUT, KeySource, OpenAiSettings, Stdout};
 
@@ -62,10 +64,10 @@ pub(super) struct RawFile {
 /// A provider.
 pub(super) struct RawProvider {
     /// The line of each of its keys.
-    places: BTreeMap<&'static str, u64>,
+    places: BTreeMap<&'static str, u32>,
     /// Keys that are missing only by their spelling.
     misspelt: BTreeSet<&'static str>,
-    line: u64,
+    line: u32,
     pub(super) executor: Option<ExecutorKind>,
     base_url: Option<String>,
     key_env: Option<String>,
@@ -84,7 +86,7 @@ pub(super) struct RawProvider {
 
 /// An agent.
 pub(super) struct RawAgent {
-    pub(super) line: u64,
+    pub(super) line: u32,
     has_id: bool,
     pub(super) id: Option<At<String>>,
     pub(super) region: Option<At<String>>,
@@ -100,7 +102,7 @@ pub(super) struct RawModel {
 }
 
 /// Reads the file's form. What the values mean is looked at afterwards.
-pub(super) fn read(reader: &mut Reader<'_>, root: &Node) -> Option<RawFile> {
+pub(super) fn read(reader: &mut Reader, root: &Node) -> Option<RawFile> {
     let fields = reader.fields("an agents file", root, FILE_KEYS)?;
     let providers = fields.need(reader, "providers", |reader, what, node| named(reader, what, node, RawProvider::read));
     let agents = fields.need(reader, "agents", |reader, what, node| {
@@ -112,11 +114,11 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Node) -> Option<RawFile> {
 }
 
 /// A map of names to what `read` makes of their values.
-fn named<'n, 'r, T>(
-    reader: &mut Reader<'r>,
+fn named<'n, T>(
+    reader: &mut Reader,
     what: &str,
     node: &'n Node,
-    read: impl Fn(&mut Reader<'r>, &At<String>, &'n Node) -> Option<T>,
+    read: impl Fn(&mut Reader, &At<String>, &'n Node) -> Option<T>,
 ) -> Option<Vec<(At<String>, Option<T>)>> {
     let entries = reader.entries(what, node)?;
     let read_one = |(key, node): (At<&str>, &'n Node)| {
@@ -128,10 +130,10 @@ fn named<'n, 'r, T>(
 }
 
 impl RawAgent {
-    fn read(reader: &mut Reader<'_>, node: &Node) -> Option<Self> {
+    fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
         let fields = reader.fields("an agent", node, AGENT_KEYS)?;
         Some(Self {
-            line: node.referenced.line(),
+            line: node.place.line,
             has_id: fields.places().contains_key("id") || fields.misspelt().contains("id"),
             id: fields.read(reader, "id", Reader::text),
             region: fields.need(reader, "region", Reader::text),
@@ -151,9 +153,9 @@ impl RawAgent {
 }
 
 impl RawModel {
-    fn read(reader: &mut Reader<'_>, name: &At<String>, node: &Node) -> Option<Self> {
+    fn read(reader: &mut Reader, name: &At<String>, node: &Node) -> Option<Self> {
         let what = format!("model {:?}", name.value);
-        if !node.value.is_map() {
+        if !matches!(node.value, Value::Map(_)) {
             let wanted = "a provider's name, or { provider: NAME, model: NAME }";
             return reader.text_or(&what, node, wanted).map(|provider| Self { provider, model: None });
         }
@@ -165,15 +167,15 @@ impl RawModel {
 }
 
 /// A program and its arguments, as a list or as one word.
-fn program(reader: &mut Reader<'_>, what: &str, node: &Node) -> Option<Vec<String>> {
-    if node.value.is_list() {
+fn program(reader: &mut Reader, what: &str, node: &Node) -> Option<Vec<String>> {
+    if matches!(node.value, Value::List(_)) {
         return reader.texts(what, node);
     }
     reader.text_or(what, node, "a program, or a list of it and its arguments").map(|program| vec![program])
 }
 
 impl RawProvider {
-    fn read(reader: &mut Reader<'_>, name: &At<String>, node: &Node) -> Option<Self> {
+    fn read(reader: &mut Reader, name: &At<String>, node: &Node) -> Option<Self> {
         let fields = reader.fields(&format!("provider {}", name.value), node, PROVIDER_KEYS)?;
         let mut text = |key| fields.read(reader, key, Reader::text).map(|at| at.value);
         let [base_url, key_env, key_file, key_header] =
@@ -208,7 +210,7 @@ impl RawProvider {
     }
 
     /// The line of the key `field`, else of the provider's name.
-    pub(super) fn line(&self, field: &str) -> u64 {
+    pub(super) fn line(&self, field: &str) -> u32 {
         self.places.get(field).copied().unwrap_or(self.line)
     }
 
@@ -219,7 +221,7 @@ impl RawProvider {
 
     /// Keys of another executor than `own`, which is this provider's.
     pub(super) fn misplaced(&self, own: ExecutorKind) -> Vec<Fault> {
-        let fault = |(field, line): (&&str, &u64)| {
+        let fault = |(field, line): (&&str, &u32)| {
             let kind = executor_of(field).filter(|kind| *kind != own)?;
             let message = format!("{field} belongs to the executor {}, and this is {}", name(kind), name(own));
             Some(Fault { line: *line, message })

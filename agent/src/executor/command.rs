@@ -59,8 +59,7 @@ const READ_BYTES: usize = 16 * 1024;
 const MIN_SECRET_BYTES: usize = 8;
 
 /// What a program's stdout is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Stdout {
     /// The answer as JSON.
     #[default]

@@ -25,7 +25,6 @@ pub use command::{Command, CommandSettings, Stdout};
 pub use echo::Echo;
 pub use openai::{DEFAULT_CONNECT_TIMEOUT, OpenAi, OpenAiSettings};
 pub use secret::KeySource;
-pub(crate) use secret::Secret;
 
 /// The longest message of [`Executor::probe`], [`Outcome::RateLimited`] and [`Outcome::Misconfigured`], in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1024;

@@ -1,12 +1,9 @@
 //! Keys and tokens: read from the environment or a file, and never shown.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The largest key file, in bytes. What is larger is no key.
-const MAX_KEY_BYTES: u64 = 16 * 1024;
+use semel_files::secret::{self, SecretError};
 
 /// What replaces a key in words that quote it.
 const REDACTED: &[u8] = b"[key]";
@@ -19,33 +16,12 @@ impl Secret {
     /// A key without the white space around it.
     ///
     /// # Errors
-    /// It is empty, or has characters that no HTTP header can carry; the message doesn't quote it.
-    fn new(text: &str) -> Result<Self, &'static str> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Err("is empty");
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("has white space or characters beyond ASCII inside; a key or token is one word");
-        }
-        Ok(Self(text.to_owned()))
+    /// It is not one word that an HTTP header can carry; the message doesn't quote it.
+    fn new(text: &str) -> Result<Self, SecretError> {
+        Ok(Self(secret::word(text)?.to_owned()))
     }
 
-    /// The only word of the file `path`.
-    ///
-    /// # Errors
-    /// The file can't be read or holds no key; the message quotes nothing of it, and doesn't name it.
-    pub(crate) fn from_file(path: &Path) -> Result<Self, String> {
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(|error| error.to_string())?;
-        file.take(MAX_KEY_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-        if bytes.len() as u64 > MAX_KEY_BYTES {
-            return Err(format!("has more than {MAX_KEY_BYTES} bytes; a key or token is one word"));
-        }
-        Ok(Self::new(&String::from_utf8_lossy(&bytes))?)
-    }
-
-    pub(crate) fn expose(&self) -> &str {
+    pub(super) fn expose(&self) -> &str {
         &self.0
     }
 
@@ -127,8 +103,9 @@ impl KeySource {
             Self::File(path) => {
                 let of_file = |fault: String| format!("key file {}: {fault}", path.display());
                 let owned = path.clone();
-                let read = tokio::task::spawn_blocking(move || Secret::from_file(&owned)).await;
-                read.map_err(|error| of_file(error.to_string()))?.map(Some).map_err(of_file)
+                let read = tokio::task::spawn_blocking(move || secret::read_word(&owned)).await;
+                let word = read.map_err(|error| of_file(error.to_string()))?;
+                word.map(|word| Some(Secret(word))).map_err(|fault| of_file(fault.to_string()))
             }
         }
     }
@@ -147,7 +124,7 @@ mod tests {
     #[test]
     fn a_key_with_a_line_break_inside_is_refused_without_being_quoted() {
         let fault = KeySource::from_env(Some("sk-hidden\nsk-other".to_owned())).unwrap_err();
-        assert!(fault.contains("white space") && !fault.contains("sk-"), "{fault}");
+        assert!(fault.contains("more than one line") && !fault.contains("sk-"), "{fault}");
     }
 
     #[test]

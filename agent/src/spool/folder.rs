@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::disk::{Disk, Writer};
 use super::frame::{self, Read, Record};
 use super::{RecoveredReport, SpoolError};
 use crate::wire::SharedReport;
@@ -21,6 +22,7 @@ const ASIDE_SUFFIX: &str = "corrupt";
 const LOCK_FILE: &str = "lock";
 
 pub(super) struct Folder {
+    disk: Disk,
     path: PathBuf,
     /// Held for the life of the process; the system lets go of it with the process.
     _lock: File,
@@ -28,7 +30,7 @@ pub(super) struct Folder {
     /// The segment of each result that is still wanted.
     wanted: BTreeMap<Bytes, u64>,
     /// The segment that is written to.
-    active: Option<(u64, File)>,
+    active: Option<(u64, Writer)>,
     next_segment: u64,
     /// Forgotten, and not yet written down as such: token and its result's segment.
     tombstones: Vec<(Bytes, u64)>,
@@ -55,9 +57,9 @@ struct Condition {
 
 impl Folder {
     /// Locks and reads the folder.
-    pub fn open(path: &Path) -> Result<(Self, Vec<RecoveredReport>), SpoolError> {
+    pub fn open(disk: Disk, path: &Path) -> Result<(Self, Vec<RecoveredReport>), SpoolError> {
         let failed = |what| move |error| SpoolError::Io { folder: path.to_owned(), what, error };
-        make(path).map_err(failed("making it"))?;
+        disk.make_folder(path).map_err(failed("making it"))?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
         let lock = options.open(path.join(LOCK_FILE)).map_err(failed("opening its lock file"))?;
@@ -67,6 +69,7 @@ impl Folder {
             Err(TryLockError::Error(error)) => return Err(failed("locking it")(error)),
         }
         let mut folder = Self {
+            disk,
             path: path.to_owned(),
             _lock: lock,
             segments: BTreeMap::new(),
@@ -116,14 +119,14 @@ impl Folder {
         }
         let (number, mut file) = self.writable()?;
         let segment = self.segments.entry(number).or_default();
-        let written = file.write_all(&buffer).and_then(|()| {
+        let written = self.disk.append(&mut file, &buffer).and_then(|()| {
             // A lost tombstone costs a repeated report and nothing else.
-            if has_results { file.sync_data() } else { Ok(()) }
+            if has_results { self.disk.sync(&file) } else { Ok(()) }
         });
         if let Err(error) = written {
             // No record may end within a file that others follow. Where this fails as well, the next start takes
             // what is left of the write for damage.
-            if file.set_len(segment.bytes).and_then(|()| file.sync_all()).is_err() {
+            if self.disk.end_at(&file, segment.bytes).is_err() {
                 segment.bytes += buffer.len() as u64;
             }
             return Err(error);
@@ -139,21 +142,20 @@ impl Folder {
     }
 
     /// The segment to write to, taken out of `active`.
-    fn writable(&mut self) -> io::Result<(u64, File)> {
+    fn writable(&mut self) -> io::Result<(u64, Writer)> {
         if let Some((number, file)) = self.active.take() {
             if self.segments.get(&number).is_some_and(|segment| segment.bytes < SEGMENT_BYTES) {
                 return Ok((number, file));
             }
             // Only the newest file may be torn by a power cut, and its last tombstones may not be on disk yet.
-            file.sync_data()?;
+            self.disk.sync(&file)?;
         }
         let number = self.next_segment;
-        let path = self.segment_path(number);
-        let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
+        let file = self.disk.create(self.segment_path(number))?;
         self.next_segment += 1;
         self.segments.insert(number, Segment::default());
         // Without this the file itself can be missing after a power cut.
-        sync_folder(&self.path)?;
+        self.disk.sync_folder(&self.path)?;
         Ok((number, file))
     }
 
@@ -166,10 +168,8 @@ impl Folder {
             if self.active.as_ref().is_some_and(|(active, _)| *active == number) {
                 self.active = None;
             }
-            match fs::remove_file(self.segment_path(number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => self.segments.remove(&number),
-            };
+            self.disk.remove(&self.segment_path(number))?;
+            self.segments.remove(&number);
         }
         let segments = &self.segments;
         self.tombstones.retain(|(_, number)| segments.contains_key(number));
@@ -204,7 +204,9 @@ impl Folder {
                 damaged.push(number);
             } else if is_newest {
                 // Torn or not, its process may have ended while it wrote; from now on others follow it.
-                self.end_at(number, condition.whole_bytes)?;
+                let file = self.disk.open(self.segment_path(number))?;
+                self.disk.end_at(&file, condition.whole_bytes)?;
+                self.segments.entry(number).or_default().bytes = condition.whole_bytes;
             }
         }
         for (token, (number, _)) in &found {
@@ -258,23 +260,14 @@ impl Folder {
         }
     }
 
-    /// Makes sure that a segment has this many bytes and that all of them are on disk.
-    fn end_at(&mut self, number: u64, bytes: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(self.segment_path(number))?;
-        file.set_len(bytes)?;
-        file.sync_all()?;
-        self.segments.entry(number).or_default().bytes = bytes;
-        Ok(())
-    }
-
     /// Writes what could be read of a damaged segment to a new one, and renames the old.
     fn set_aside(&mut self, number: u64, recovered: &[RecoveredReport]) -> io::Result<()> {
         let saved: Vec<&RecoveredReport> =
             recovered.iter().filter(|one| self.wanted.get(&one.token) == Some(&number)).collect();
         self.append(saved.iter().map(|one| (&one.token, one.fencing, &one.result)))?;
         let aside = self.free_name_aside(number);
-        fs::rename(self.segment_path(number), &aside)?;
-        sync_folder(&self.path)?;
+        self.disk.rename(&self.segment_path(number), &aside)?;
+        self.disk.sync_folder(&self.path)?;
         self.segments.remove(&number);
         tracing::error!(
             file = %aside.display(),
@@ -295,27 +288,4 @@ impl Folder {
         }
         aside
     }
-}
-
-/// Makes the spool's folder and those above it that are missing, and syncs the folders that they stand in: a power cut
-/// must not take the spool away as a whole.
-fn make(path: &Path) -> io::Result<()> {
-    let path = std::path::absolute(path)?;
-    let parents = || path.ancestors().skip(1);
-    let missing = parents().take_while(|folder| !folder.exists()).count();
-    // Answers can be confidential: the owner alone may read them.
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-    for parent in parents().take(missing + 1) {
-        match sync_folder(parent) {
-            // Whoever made the spool's folder there for this process had other rights.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            synced => synced?,
-        }
-    }
-    Ok(())
-}
-
-/// Makes names durable that were made, changed or taken away in `folder`.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }

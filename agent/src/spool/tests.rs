@@ -9,6 +9,7 @@ use semel_proto::v1 as pb;
 use super::*;
 
 mod damage;
+mod power;
 
 fn report(number: u64, size: usize) -> SharedReport {
     let success = pb::Success { output: vec![number as u8; size].into(), ..pb::Success::default() };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use semel_agent::config::{AgentSpec, ConfigError, Origin, parse, read};
+use semel_agent::config::{AgentSpec, ConfigError, MAX_FILE_BYTES, Origin, parse, read};
 use semel_agent::executor::OpenAiSettings;
 
 use super::provider::Provider;
@@ -167,28 +167,28 @@ agents:
     let told = faults(text);
     let expected = r#"agents.yaml:5: there is no key "base_ulr" here; did you mean "base_url"?
 agents.yaml:6: provider a: connect_timeout: "soon" is no duration; write 10s or 500ms
-agents.yaml:7: headers is a list; it must be a map of keys and values
+agents.yaml:7: headers is a list; it must be an object of keys and values
 agents.yaml:8: "ecko" is not possible here; did you mean "echo"?
 agents.yaml:9: the key "executor" is missing
-agents.yaml:10: provider d is a list; it must be a map of keys and values
+agents.yaml:10: provider d is a list; it must be an object of keys and values
 agents.yaml:11: base_url is a list; it must be text
 agents.yaml:11: provider e: region_pointer: "x" is no JSON pointer; one starts with a slash: /served_region
 agents.yaml:12: the key "e" is there twice in providers; leave one of them out
 agents.yaml:13: a value of program is a list; it must be text
-agents.yaml:13: a value of program is a map of keys and values; it must be text
+agents.yaml:13: a value of program is an object; it must be text
 agents.yaml:13: the value of A in env is a list; it must be text
 agents.yaml:16: there is no key "slot" here; did you mean "slots"?
 agents.yaml:17: slots is "many"; it must be a whole number
 agents.yaml:18: prefetch is "-1"; it must be a whole number
 agents.yaml:19: agent "r": model "m": there is no provider "nobody"; possible are a, b, c, d, e, f
-agents.yaml:19: agent "r": model "n": there is no provider "g"; did you mean "a"?
+agents.yaml:19: agent "r": model "n": there is no provider "g"; possible are a, b, c, d, e, f
 agents.yaml:19: model "o" is a list; it must be a provider's name, or { provider: NAME, model: NAME }
 agents.yaml:19: there is no key "name" here; possible are provider, model
 agents.yaml:20: id is a list; it must be text
 agents.yaml:20: the key "region" is missing
 agents.yaml:21: an agent: slots is 5000000000; it must be from 1 to 4096
-agents.yaml:22: models is a single value; it must be a map of keys and values
-agents.yaml:23: an agent is a single value; it must be a map of keys and values
+agents.yaml:22: models is text; it must be an object of keys and values
+agents.yaml:23: an agent is text; it must be an object of keys and values
 agents.yaml:24: agent "r" is there twice; give each an id of its own
 agents.yaml:24: the key "prefetch" is there twice in an agent; leave one of them out
 agents.yaml:25: the key "provider" is missing
@@ -208,7 +208,7 @@ providers:
     program: [sh, -c, 'printf "%s|" "$@"', sh, 1.10, 007, yes, 0x1F, 1e3, .inf, &anchor 2.50, *anchor, "quoted # 1"]
     stdout: raw
 agents:
-  - { id: 1.10, region: 0x10, slots: 0x10, prefetch: "7", models: { 7: p, 1.50: { provider: p, model: ~ } } }
+  - { id: 1.10, region: 0x10, slots: 16, prefetch: "7", models: { 7: p, 1.50: { provider: p, model: ~ } } }
 "#;
     let agents = parsed(text).unwrap();
     assert_eq!((agents[0].id.as_str(), agents[0].region.as_str()), ("1.10", "0x10"));
@@ -216,6 +216,39 @@ agents:
     assert_eq!(agents[0].models.keys().collect::<Vec<_>>(), ["1.50", "7"]);
     let output = answer(agents[0].models["7"].1.execute(task("hi")).await).output;
     assert_eq!(output, "1.10|007|yes|0x1F|1e3|.inf|2.50|2.50|quoted # 1|");
+}
+
+#[test]
+fn a_number_is_written_in_decimal_digits() {
+    for slots in ["0x10", "1_000", "1e3", "4.0", "many"] {
+        let text = format!(
+            "providers: {{ e: {{ executor: echo }} }}\nagents: [{{ region: r, slots: {slots}, models: {{ m: e }} }}]"
+        );
+        assert_eq!(faults(&text), format!("agents.yaml:2: slots is {slots:?}; it must be a whole number"));
+    }
+}
+
+#[test]
+fn an_agent_can_take_over_anothers_keys_with_its_own_before_them() {
+    let text = "providers: { e: { executor: echo } }\nagents:\n  - &first { region: r, slots: 3, models: { m: e } }\n  - { <<: *first, region: s }\n";
+    let agents = parsed(text).unwrap();
+    let seen: Vec<_> = agents.iter().map(|agent| (agent.id.as_str(), agent.slots, agent.models.len())).collect();
+    assert_eq!(seen, [("r", 3, 1), ("s", 3, 1)]);
+}
+
+#[test]
+fn a_file_has_its_most_bytes_and_is_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agents.yaml");
+    let file = |bytes: usize| {
+        let text = "providers: { e: { executor: echo } }\nagents: [{ region: r, models: { m: e } }]\n#";
+        std::fs::write(&path, format!("{text}{}", "x".repeat(bytes - text.len()))).unwrap();
+        read(&path, &BTreeMap::new())
+    };
+    assert_eq!(file(MAX_FILE_BYTES).unwrap().len(), 1);
+    assert!(file(MAX_FILE_BYTES + 1).unwrap_err().to_string().contains("more than 1048576 bytes"));
+    std::fs::write(&path, b"providers: \xff").unwrap();
+    assert!(read(&path, &BTreeMap::new()).unwrap_err().to_string().contains("is no UTF-8 text"));
 }
 
 #[test]
@@ -230,12 +263,18 @@ fn a_key_in_the_file_is_refused_with_advice_and_quoted_nowhere() {
         ("kay: sk-hidden-0", "did you mean \"key\""),
         ("headers: { Authorization: Bearer sk-hidden-0 }", "key_env"),
         ("headers: { x-team: \"sk-hidden-0\\n\" }", "x-team"),
-        ("headers: sk-hidden-0", "it must be a map"),
+        ("headers: sk-hidden-0", "it must be an object"),
         ("connect_timeout: [sk-hidden-0]", "it must be text"),
     ] {
         let told = faults(&base.replace("LINE", line));
         assert!(told.starts_with("agents.yaml:5: ") && told.contains(advice), "{line}: {told}");
         assert!(!told.contains("hidden"), "{line}: {told}");
+    }
+    for line in
+        ["key: sk-hidden-0: x", "key: \"sk-hidden-0", "key: *sk-hidden-0", "key: !sk-hidden-0 x", "key: [sk-hidden-0"]
+    {
+        let told = faults(&base.replace("LINE", line));
+        assert!(told.starts_with("agents.yaml:") && !told.contains("hidden"), "{line}: {told}");
     }
     let told = faults(&base.replace("http://host/v1", "http://me:hunter2@host/v1").replace("    LINE\n", ""));
     assert!(told.contains("key_env") && !told.contains("hunter2"), "{told}");

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The token that the fake coordinator wants.
-pub const TOKEN: &str = "a-token";
+pub const TOKEN: &str = "a-token-of-the-tests";
 /// How long a test waits for what must happen. Only a failing test waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const INTERVAL_MS: u64 = 100;

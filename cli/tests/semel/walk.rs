@@ -165,9 +165,11 @@ fn a_wrong_way_to_the_models_is_refused_by_its_option_and_its_value() {
         done.complains(&format!("{name}: can't be read: "));
     }
     let token = ["list", "--coordinator", "127.0.0.1:1", "--token-file"];
-    in_words(folder.semel(&[&token[..], &["nowhere"]].concat())).exits(1).complains("--token-file nowhere");
+    in_words(folder.semel(&[&token[..], &["nowhere"]].concat()))
+        .exits(2)
+        .complains("--token-file nowhere: can't be read");
     folder.write("empty", "\n");
-    in_words(folder.semel(&[&token[..], &["empty"]].concat())).exits(2).complains("--token-file empty is empty");
+    in_words(folder.semel(&[&token[..], &["empty"]].concat())).exits(2).complains("--token-file empty: is empty");
     assert!(!is_there(&folder.path("semel.db")));
 }
 

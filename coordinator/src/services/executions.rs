@@ -12,8 +12,9 @@ use semel_core::{
     id::{Cell, CellKey, JobId, ModelId, QuestionId, RegionId},
     matrix::Matrix,
 };
+use semel_files::nearest;
 use semel_proto::v1 as pb;
-use semel_spec::{Fault, Object, nearest};
+use semel_spec::{Fault, Object};
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 

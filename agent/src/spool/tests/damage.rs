@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::{Folder, files, frame, keep, open, recovered, segments};
+use super::{Disk, Folder, files, frame, keep, open, recovered, segments};
 
 /// A spool of these many results (numbered from 1 on through all segments) in each segment.
 fn spool_of(results: &[u64]) -> tempfile::TempDir {
@@ -64,7 +64,8 @@ fn logged_at_opening(folder: &Path) -> String {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, || Folder::open(folder).map(drop)).expect("the folder opens");
+    tracing::subscriber::with_default(subscriber, || Folder::open(Disk::default(), folder).map(drop))
+        .expect("the folder opens");
     let bytes = log.0.lock().expect("no panic").clone();
     String::from_utf8(bytes).expect("text")
 }

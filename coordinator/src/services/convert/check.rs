@@ -6,8 +6,9 @@ use semel_core::{
     id::{Cell, JobId, ModelId, QuestionId, RegionId},
     words::Status as Ran,
 };
+use semel_files::nearest;
 use semel_proto::v1 as pb;
-use semel_spec::{Fault, Faults, check_id, nearest};
+use semel_spec::{Fault, Faults, check_id};
 use tonic::Status;
 
 use super::{DEFAULT_PAGE_ROWS, Listing, words::Word};

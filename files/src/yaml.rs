@@ -6,17 +6,34 @@ use std::collections::HashMap;
 use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
 use crate::{
-    MAX_SPEC_BYTES, json,
-    node::{Broken, Entry, MAX_DEPTH, Node, Place, Value},
+    json,
+    tree::{Broken, Entry, MAX_DEPTH, Node, Place, Value},
 };
 
 /// Values that aliases may repeat in one file: a bound on what a small file can unfold to.
 const MAX_ALIASED_VALUES: usize = 1_000_000;
+/// Bytes that aliases may repeat in one file.
+const MAX_ALIASED_BYTES: usize = 64 << 20;
+/// The key of YAML 1.1 under which a map names others that it takes its keys from.
+const MERGE: &str = "<<";
 
-/// Reads one YAML document.
-pub(crate) fn read(text: &str) -> Result<Node, Broken> {
+/// What may be a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Text alone.
+    Text,
+    /// Any single value, as it is written. `<<` merges the map, or the list of maps, that it names: its keys stand
+    /// behind the map's own, as far as those don't have them.
+    Written,
+}
+
+/// Reads one YAML document, which may be JSON.
+///
+/// # Errors
+/// It is no YAML, nested too deep, unfolds to too much, or isn't plain data. Nothing of the text is quoted.
+pub fn read(text: &str, keys: Keys) -> Result<Node, Broken> {
     let options = serde_saphyr::granit_parser::options! { emit_comments: false };
-    let mut builder = Builder::default();
+    let mut builder = Builder::new(keys);
     for next in Parser::new_from_str_with_options(text, options) {
         match next {
             Ok((event, span)) => builder.event(event, span)?,
@@ -45,8 +62,8 @@ struct Frame {
     anchor: usize,
 }
 
-#[derive(Default)]
 struct Builder {
+    keys: Keys,
     root: Option<Node>,
     frames: Vec<Frame>,
     anchors: HashMap<usize, Node>,
@@ -55,6 +72,11 @@ struct Builder {
 }
 
 impl Builder {
+    fn new(keys: Keys) -> Self {
+        let anchors = HashMap::new();
+        Self { keys, root: None, frames: Vec::new(), anchors, aliased_values: 0, aliased_bytes: 0 }
+    }
+
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Broken> {
         let here = place(&span.start);
         match event {
@@ -98,6 +120,7 @@ impl Builder {
         };
         let value = match frame.open {
             Open::List(items) => Value::List(items),
+            Open::Map { entries, .. } if self.keys == Keys::Written => Value::Map(merged(entries)?),
             Open::Map { entries, .. } => Value::Map(entries),
         };
         let node = Node { value, place: frame.place };
@@ -111,7 +134,7 @@ impl Builder {
         let (values, bytes) = weight(node);
         self.aliased_values += values;
         self.aliased_bytes += bytes;
-        if self.aliased_values > MAX_ALIASED_VALUES || self.aliased_bytes > MAX_SPEC_BYTES {
+        if self.aliased_values > MAX_ALIASED_VALUES || self.aliased_bytes > MAX_ALIASED_BYTES {
             return Err(broken(here, "repeats too much through aliases", "write the values out"));
         }
         let node = node.clone();
@@ -127,7 +150,7 @@ impl Builder {
             None => self.root = Some(node),
             Some(Open::List(items)) => items.push(node),
             Some(Open::Map { entries, key }) => match key.take() {
-                None => *key = Some((key_text(&node)?, node.place)),
+                None => *key = Some((key_text(&node, self.keys)?, node.place)),
                 Some((key, place)) => entries.push(Entry { key, place, value: node }),
             },
         }
@@ -139,17 +162,35 @@ impl Builder {
     }
 }
 
-fn key_text(node: &Node) -> Result<String, Broken> {
-    match &node.value {
-        Value::Text(text) if text == "<<" => {
+fn key_text(node: &Node, keys: Keys) -> Result<String, Broken> {
+    match (&node.value, node.value.written()) {
+        (Value::Text(text), _) if text == MERGE && keys == Keys::Text => {
             Err(broken(node.place, "has a merge key", "write the keys out, or use an alias for a whole value"))
         }
-        Value::Text(text) => Ok(text.clone()),
-        Value::Bool(_) | Value::Number(_) | Value::Unsure(_) | Value::Null => {
-            Err(broken(node.place, "has a key that is no text", "write the key in quotes"))
-        }
-        Value::List(_) | Value::Map(_) => Err(no_key(node.place)),
+        (Value::List(_) | Value::Map(_), _) => Err(no_key(node.place)),
+        (value, Some(written)) if keys == Keys::Written || matches!(value, Value::Text(_)) => Ok(written.to_owned()),
+        _ => Err(broken(node.place, "has a key that is no text", "write the key in quotes")),
     }
+}
+
+/// The entries of a map with those that it merges in place of its merge keys.
+fn merged(entries: Vec<Entry>) -> Result<Vec<Entry>, Broken> {
+    let (merges, mut entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.key == MERGE);
+    for Entry { place, value, .. } in merges {
+        let maps = match value.value {
+            Value::List(maps) => maps,
+            _ => vec![value],
+        };
+        for map in maps {
+            let Value::Map(others) = map.value else {
+                return Err(broken(place, "merges what is no object", "name an object, or a list of them"));
+            };
+            let is_new = |other: &Entry| entries.iter().all(|entry| entry.key != other.key);
+            let new: Vec<_> = others.into_iter().filter(is_new).collect();
+            entries.extend(new);
+        }
+    }
+    Ok(entries)
 }
 
 fn no_key(place: Place) -> Broken {
@@ -160,7 +201,7 @@ fn no_key(place: Place) -> Broken {
 fn weight(node: &Node) -> (usize, usize) {
     let add = |(values, bytes): (usize, usize), (v, b): (usize, usize)| (values + v, bytes + b);
     match &node.value {
-        Value::Null | Value::Bool(_) => (1, 0),
+        Value::Null | Value::Bool(..) => (1, 0),
         Value::Number(text) | Value::Text(text) | Value::Unsure(text) => (1, text.len()),
         Value::List(items) => items.iter().map(weight).fold((1, 0), add),
         Value::Map(entries) => {
@@ -194,8 +235,12 @@ fn foreign_tag(here: Place) -> Broken {
 fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
+        "true" => Value::Bool(true, "true"),
+        "True" => Value::Bool(true, "True"),
+        "TRUE" => Value::Bool(true, "TRUE"),
+        "false" => Value::Bool(false, "false"),
+        "False" => Value::Bool(false, "False"),
+        "FALSE" => Value::Bool(false, "FALSE"),
         number if json::is_number(number) => Value::Number(number.to_owned()),
         word if is_unsure(word) => Value::Unsure(word.to_owned()),
         text => Value::Text(text.to_owned()),
@@ -251,7 +296,7 @@ mod tests {
     use super::*;
 
     fn entries(text: &str) -> Vec<Entry> {
-        match read(text).expect("valid").value {
+        match read(text, Keys::Text).expect("valid").value {
             Value::Map(entries) => entries,
             other => panic!("{}", other.kind()),
         }
@@ -312,7 +357,7 @@ mod tests {
             let part = format!("*a{}", level - 1);
             text += &format!("a{level}: &a{level} [{}]\n", vec![part; 10].join(", "));
         }
-        let broken = read(&text).expect_err("unfolds to a billion");
+        let broken = read(&text, Keys::Text).expect_err("unfolds to a billion");
         assert!(broken.problem.contains("too much"), "{}", broken.problem);
     }
 
@@ -328,8 +373,37 @@ mod tests {
             "a: *nowhere\n",
             "a: &a [*a]\n",
         ] {
-            assert!(read(text).is_err(), "{text:?}");
+            assert!(read(text, Keys::Text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn keys_can_be_taken_as_they_are_written() {
+        let Value::Map(found) = read("7: a\n1.50: b\nno: c\nTrue: d\n", Keys::Written).expect("valid").value else {
+            panic!("an object");
+        };
+        let keys: Vec<_> = found.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["7", "1.50", "no", "True"]);
+        for text in ["~: x\n", "[a]: x\n", "{a: b}: x\n"] {
+            assert!(read(text, Keys::Written).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_maps_own_keys_go_before_those_that_it_merges_and_earlier_maps_before_later_ones() {
+        let text = "- &a { x: 1, y: 2 }\n- &b { y: 3, z: 4 }\n- { <<: [*a, *b], x: 5 }\n- { x: 6, <<: *b }\n";
+        let Value::List(items) = read(text, Keys::Written).expect("valid").value else { panic!("a list") };
+        let shown = |node: &Node| match &node.value {
+            Value::Map(entries) => entries
+                .iter()
+                .map(|entry| format!("{}{}", entry.key, entry.value.value.written().unwrap_or_default()))
+                .collect::<Vec<_>>()
+                .join(" "),
+            other => panic!("{}", other.kind()),
+        };
+        assert_eq!(items.iter().skip(2).map(shown).collect::<Vec<_>>(), ["x5 y2 z4", "x6 y3 z4"]);
+        let broken = read("<<: [1]\n", Keys::Written).expect_err("1 is no object");
+        assert!(broken.problem.contains("no object"), "{broken}");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Reads strict JSON (RFC 8259) into a [`Node`]: places, duplicate keys and numbers as written are
 //! kept, which serde_json's own tree forgets. Strings are decoded by serde_json.
 
-use crate::node::{Broken, Entry, MAX_DEPTH, Node, Place, Value};
+use crate::tree::{Broken, Entry, MAX_DEPTH, Node, Place, Value};
 
 /// Reads one JSON text.
-pub(crate) fn read(text: &str) -> Result<Node, Broken> {
+///
+/// # Errors
+/// It is no JSON, or nested too deep. Nothing of the text is quoted.
+pub fn read(text: &str) -> Result<Node, Broken> {
     let mut reader = Reader { text, at: 0, line: 1, line_start: 0 };
     let node = reader.value(0)?;
     reader.skip_space();
@@ -36,8 +39,8 @@ impl<'t> Reader<'t> {
             Some(b'[') => self.list(depth)?,
             Some(b'"') => Value::Text(self.string()?),
             Some(b'-' | b'0'..=b'9') => Value::Number(self.number()?),
-            Some(b't') => self.word("true", Value::Bool(true))?,
-            Some(b'f') => self.word("false", Value::Bool(false))?,
+            Some(b't') => self.word("true", Value::Bool(true, "true"))?,
+            Some(b'f') => self.word("false", Value::Bool(false, "false"))?,
             Some(b'n') => self.word("null", Value::Null)?,
             Some(_) => return Err(self.broken("has no value here", "write a JSON value")),
             None => return Err(self.broken("ends where a value should be", "write a JSON value")),
@@ -209,15 +212,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        fault::{Collector, Nowhere},
-        node::Source,
-        path::{Dialect, Path},
-    };
 
     fn json(node: &Node) -> serde_json::Value {
-        let mut collector = Collector::new(&Nowhere, Dialect::File);
-        node.to_json(&Path::Root, &Source::default(), &mut collector)
+        match &node.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(value, _) => (*value).into(),
+            Value::Number(literal) => serde_json::from_str(literal).expect("a number"),
+            Value::Text(text) | Value::Unsure(text) => text.as_str().into(),
+            Value::List(items) => items.iter().map(json).collect(),
+            Value::Map(entries) => entries.iter().map(|entry| (entry.key.clone(), json(&entry.value))).collect(),
+        }
     }
 
     #[test]
