@@ -1,6 +1,9 @@
 //! The command line as it is written.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -84,6 +87,15 @@ impl Place {
         }
         Ok(Target::Remote { address: address.clone(), token: token.to_owned() })
     }
+}
+
+/// A duration as people write it.
+///
+/// # Errors
+/// It is none, in words that show one.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    // The library's own words are of its grammar.
+    humantime::parse_duration(text).map_err(|_| "is no duration; write a number and a unit, as 90s or 2m".to_owned())
 }
 
 /// How a verb answers.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use semel_proto::v1 as pb;
 
 use crate::{
+    clock::Heard,
     rate::{Rate, in_words},
     table::{indented, table},
     terminal::shown,
@@ -163,6 +164,16 @@ pub fn lines(job: &pb::Job, groups: &[pb::PendingGroup], rate: Option<&Rate>, wi
     if !waiting.is_empty() {
         lines.push("waiting:".to_owned());
         lines.extend(waiting.iter().map(|line| indented(line, 2)));
+    }
+    lines
+}
+
+/// The picture of a job that nothing has been heard of since: its first line says so, for nobody to take it for how the
+/// job stands.
+pub fn heard(job: &pb::Job, heard: Heard, width: Option<usize>) -> Vec<String> {
+    let mut lines = lines(job, &[], None, width);
+    if let Some(first) = lines.first_mut() {
+        *first = format!("{first}, {heard}");
     }
     lines
 }

@@ -25,8 +25,16 @@ fn every_odd_job_file_is_told_by_what_is_odd_about_it() {
         ("null.yaml", b"null\n", &["null.yaml:1:1: the file has no value where an object should be", keys]),
         ("null.json", b"null", &["null.json:1:1: the file has no value where an object should be", keys]),
         ("empty.json", b"", &["empty.json:1:1: the file is no valid JSON: it ends where a value should be"]),
-        ("tabs.yaml", b"job: j\nquestions:\n\t- { id: q }\n", &["tabs.yaml:3:2: the file is no valid YAML: tabs disallowed"]),
-        ("two.yaml", b"job: a\n---\njob: b\n", &["two.yaml:2:1: the file has a second document; keep one document in a file"]),
+        (
+            "tabs.yaml",
+            b"job: j\nquestions:\n\t- { id: q }\n",
+            &["tabs.yaml:3:2: the file is no valid YAML: tabs disallowed"],
+        ),
+        (
+            "two.yaml",
+            b"job: a\n---\njob: b\n",
+            &["two.yaml:2:1: the file has a second document; keep one document in a file"],
+        ),
         ("utf16.yaml", b"\xff\xfej\0o\0b\0", &["utf16.yaml:1: the file is no UTF-8 text; save the file as UTF-8"]),
         ("deep.json", &[b'['; 100_000], &["deep.json:1:66: the file is no valid JSON: it is nested more than 64 deep"]),
     ];
