@@ -8,7 +8,7 @@ use crate::{
     clock::Heard,
     rate::{Rate, in_words},
     table::{indented, table},
-    terminal::shown,
+    terminal::{one_line, shown},
     words,
 };
 
@@ -144,14 +144,9 @@ fn reason(group: &pb::PendingGroup) -> String {
     let until =
         group.until_ms.map(|ms| format!(", for {} more", in_words(Duration::from_millis(ms)))).unwrap_or_default();
     let because = words::waits_because(group.reason());
-    let mut detail: String = group.detail.chars().take(MAX_DETAIL_CHARS).collect();
-    if detail.len() < group.detail.len() {
-        detail.push('…');
-    }
-    let words = match detail.as_str() {
-        "" => because.to_owned(),
-        detail if detail == because => because.to_owned(),
-        detail => format!("{because}: {}", shown(detail)),
+    let words = match one_line(group.detail.as_bytes(), MAX_DETAIL_CHARS) {
+        detail if detail.is_empty() || detail == because => because.to_owned(),
+        detail => format!("{because}: {detail}"),
     };
     format!("{} of {} in {}: {words}{until}", group.cells, shown(&group.model), shown(&group.region))
 }

@@ -140,8 +140,9 @@ impl Story<'_> {
             Ended::Done(_) | Ended::Interrupted(..) => {}
         }
         if matches!(job.state(), pb::JobState::Cancelled | pb::JobState::Expired) {
-            screen.say("to open it again:");
-            screen.say(&format!("  {}", self.command("retry", "--status failed --reopen")));
+            let too = if counts.failed > 0 { " (what failed runs again too)" } else { "" };
+            screen.say(&format!("to open it again{too}, this, and then the same command as now:"));
+            screen.say(&format!("  {}", hint::reopen(self.place, job)));
             return;
         }
         if self.exit() == Exit::Interrupted {
