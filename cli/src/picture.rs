@@ -130,6 +130,20 @@ fn standing_of(counts: pb::Counts) -> String {
     if counts.failed > 0 { format!("{recorded} ({} failed)", counts.failed) } else { recorded }
 }
 
+/// Whether any cells wait for something that doesn't come of itself: an agent, its configuration, a `resume`.
+pub fn is_held(groups: &[pb::PendingGroup]) -> bool {
+    groups.iter().any(|group| {
+        matches!(
+            group.reason(),
+            pb::WaitReason::Paused
+                | pb::WaitReason::NoAgentInRegion
+                | pb::WaitReason::NoAgentWithModel
+                | pb::WaitReason::AgentMisconfigured
+                | pb::WaitReason::Draining
+        )
+    })
+}
+
 /// Why cells wait: the largest groups, one a line. Cells that agents have don't wait.
 pub fn waiting(groups: &[pb::PendingGroup]) -> Vec<String> {
     let waiting: Vec<_> = groups.iter().filter(|group| group.reason() != pb::WaitReason::Leased).collect();

@@ -17,6 +17,7 @@ const LEAST_COUNTED: u64 = 10;
 #[derive(Clone, Debug, Default)]
 pub struct Rate {
     looks: VecDeque<(Duration, u64)>,
+    is_held: bool,
 }
 
 impl Rate {
@@ -34,6 +35,11 @@ impl Rate {
         while self.looks.len() > MAX_LOOKS || self.has_old() {
             self.looks.pop_front();
         }
+    }
+
+    /// Notes whether some of what is left waits for what no rate brings: then it can't be said how long it takes.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
     }
 
     /// Whether the first look is older than what is looked back on, and enough was counted since the second.
@@ -59,7 +65,7 @@ impl Rate {
     /// How long `left` more take at this rate; `None` while it stands on too little to say so.
     pub fn time_for(&self, left: u64) -> Option<Duration> {
         let ((from, first), (to, last)) = (self.looks.front()?, self.looks.back()?);
-        if to.saturating_sub(*from) < LEAST_TIME || last.saturating_sub(*first) < LEAST_COUNTED {
+        if self.is_held || to.saturating_sub(*from) < LEAST_TIME || last.saturating_sub(*first) < LEAST_COUNTED {
             return None;
         }
         Duration::try_from_secs_f64(left as f64 / self.per_second()?).ok()
@@ -109,6 +115,10 @@ mod tests {
         rate.look(LEAST_TIME * 2, LEAST_COUNTED - 1);
         assert_eq!(rate.time_for(10), None, "so few say nothing of what comes");
         rate.look(LEAST_TIME * 2, LEAST_COUNTED);
+        assert_eq!(rate.time_for(10), Some(LEAST_TIME * 2));
+        rate.hold(true);
+        assert_eq!(rate.time_for(10), None, "what waits for an agent takes as long as that");
+        rate.hold(false);
         assert_eq!(rate.time_for(10), Some(LEAST_TIME * 2));
     }
 

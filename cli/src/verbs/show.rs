@@ -85,8 +85,11 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
             out.json(&cell::as_json(&key, samples, &answer))?;
         } else {
             out.line(cell::as_text(&key, samples, &answer))?;
-            let is_leased = answer.execution.is_none() && answer.wait_reason() == pb::WaitReason::Leased;
-            if is_leased && !there.is_running() {
+            let reason = (answer.execution.is_none() && !there.is_running()).then(|| answer.wait_reason());
+            if reason == Some(pb::WaitReason::NoAgentInRegion) {
+                out.line("nothing is running on this store; the same `semel run ...` goes on")?;
+            }
+            if reason == Some(pb::WaitReason::Leased) {
                 out.line("nothing is running on this store: the lease is kept for its agent, and the same `semel run ...` goes on")?;
             }
         }

@@ -119,7 +119,11 @@ impl Told {
 
     fn row(&self, group: &pb::PendingGroup) -> Vec<String> {
         let until = group.until_ms.map(|ms| format!("for {} more", in_words(Duration::from_millis(ms))));
-        let because = words::waits_because(group.reason());
+        let because = match group.reason() {
+            // Agents that nobody started aren't missing.
+            pb::WaitReason::NoAgentInRegion if !self.there.is_running() => "nothing is running",
+            reason => words::waits_because(reason),
+        };
         let detail = one_line(group.detail.as_bytes(), MAX_DETAIL_CHARS);
         let detail = Some(detail).filter(|detail| !detail.is_empty() && detail != because);
         let holders = self.holders.told(group, &self.there);

@@ -63,8 +63,10 @@ fn after_an_interruption_why_and_show_say_that_nothing_runs_and_what_goes_on() {
     run.signal("INT");
     run.end().exits(4);
     let nothing = "nothing is running on this store; the same `semel run ...` goes on";
-    folder.semel(&["why", "small"]).exits(0).says(nothing);
+    let why = folder.semel(&["why", "small"]).exits(0).says(nothing).says("  nothing is running");
+    assert!(!why.stdout.contains("no agent"), "nobody started any: {why:?}");
     folder.semel(&["show", "small"]).exits(0).says(nothing);
+    folder.semel(&CELL).exits(0).says(nothing);
     assert_eq!(folder.json(&["why", "small"])["running"], false);
     folder.write("gate", "");
     folder.semel(&RUN).exits(0);

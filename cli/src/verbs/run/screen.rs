@@ -55,6 +55,7 @@ impl Screen {
     pub fn show(&mut self, job: &pb::Job, groups: &[pb::PendingGroup]) {
         let now = self.since.reading();
         self.rate.look(now, job.counts.unwrap_or_default().recorded);
+        self.rate.hold(picture::is_held(groups));
         match &mut self.mode {
             Mode::Live { term, drawn } => {
                 let width = usize::from(term.size().1);
