@@ -31,7 +31,7 @@ const MAX_DETAIL_CHARS: usize = 400;
 /// Speaks to the coordinator that runs on the store, so while `semel run` works it says what that waits for. Without one
 /// nothing runs, and it says so. With --output json: { job, state, running: whether a coordinator runs, groups: [{ model,
 /// region, reason, detail, cells, until_ms, agents: [{ agent, cells, oldest_ms }] of leased ones }], failed, failures: [{ reason,
-/// code, cells, models, regions, example: {…} }] of the first of them, at most 10 pages }.
+/// code, cells, models, regions, example: {…} }], by kind, of the first 10,000 that failed at most }.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  semel why first")]
 pub struct Arguments {
