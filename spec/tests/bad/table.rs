@@ -117,6 +117,7 @@ pub fn table() -> Vec<Bad> {
     table.extend(ids());
     table.extend(question_files());
     table.extend(keys_and_types());
+    table.extend(ranges());
     table.extend(free_json());
     table.push(all_at_once());
     table
@@ -270,7 +271,6 @@ fn question_files() -> Vec<Bad> {
 /// Of the file alone.
 fn keys_and_types() -> Vec<Bad> {
     let unknown = |known: &str| format!("is no known key; did you mean {known}?");
-    let as_ = "write a number and a unit, as 90s or 2m:";
     vec![
         Bad::edited(
             "unknown keys, each with the nearest known one",
@@ -317,6 +317,18 @@ fn keys_and_types() -> Vec<Bad> {
             &[("job: j", "job: j\nregion: [eu]"), (", regions: [eu, us]", ""), (", regions: [eu]", "")],
         )
         .line(&format!("job.yaml:2:1 region: {}", unknown("regions"))),
+        Bad::new("no job but a list", "[]\n".to_owned()).line(
+            "job.yaml:1:1: the file is a list, not an object; write the keys job, questions, models, regions, system_prompt, \
+             parameters, repeat, policy, metadata",
+        ),
+        Bad::new("no YAML", "job: j\nquestions: [\n".to_owned()).line("job.yaml:2:12: the file is no valid YAML: unclosed bracket '['; put its syntax right"),
+    ]
+}
+
+/// Numbers and durations of the file alone, each refused with its range.
+fn ranges() -> Vec<Bad> {
+    let as_ = "write a number and a unit, as 90s or 2m:";
+    vec![
         Bad::with(
             "whole numbers that are none of those they may be",
             "repeat: -1\npolicy:\n  attempts: 99999999999999999999\n  max_leased: 0\n  max_leased_per_model: 4294967296\n  \
@@ -338,11 +350,6 @@ fn keys_and_types() -> Vec<Bad> {
         .line(&format!("job.yaml:8:59 policy.run_timeout: 0s is out of its range; {as_} from 1ms to 1day"))
         .line(&format!("job.yaml:8:77 policy.cold_timeout: \"1 fortnight\" is no duration; {as_} from 1ms to 1day"))
         .line(&format!("job.yaml:8:100 policy.deadline: \"99999999999999years\" is out of its range; {as_} from 1ms to 10years")),
-        Bad::new("no job but a list", "[]\n".to_owned()).line(
-            "job.yaml:1:1: the file is a list, not an object; write the keys job, questions, models, regions, system_prompt, \
-             parameters, repeat, policy, metadata",
-        ),
-        Bad::new("no YAML", "job: j\nquestions: [\n".to_owned()).line("job.yaml:2:12: the file is no valid YAML: unclosed bracket '['; put its syntax right"),
     ]
 }
 

@@ -113,14 +113,7 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
     let limit = (last.is_outage || watched.is_err()).then(|| plan.grace + SPOOLING);
     let at_once = if watched.is_err() { &signals.stop } else { &signals.now };
     let stopped = fleet.stop(at_once, limit).await;
-    // A coordinator that has gone since can't take back what was seen, and what it was then may be so no more.
-    let asked = tokio::time::timeout(LAST_WORD, get_job(&mut jobs, &plan.job_id)).await;
-    let (job, heard) = match asked {
-        Ok(Ok(job)) => (job, None),
-        // Its end was seen, and after that nothing comes.
-        Ok(Err(_)) | Err(_) if last.job.state() != pb::JobState::Open => (last.job, None),
-        Ok(Err(_)) | Err(_) => (last.job, Some(last.heard)),
-    };
+    let (job, heard) = last_word(&mut jobs, last).await;
     screen.last(&job, heard);
     let watched = watched?;
     stopped?;
@@ -128,6 +121,17 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
         Watched::End => Ended::Done(job),
         Watched::Signal => Ended::Interrupted(job, heard),
     })
+}
+
+/// The job as it stands, or as it was seen last where the coordinator can't be asked any more: with the time of its last
+/// word then, but for a job whose end was seen, which nothing comes after.
+async fn last_word(jobs: &mut Jobs, last: Last) -> (pb::Job, Option<Heard>) {
+    let asked = tokio::time::timeout(LAST_WORD, get_job(jobs, &last.job.job_id)).await;
+    match asked.ok().and_then(Result::ok) {
+        Some(job) => (job, None),
+        None if last.job.state() != pb::JobState::Open => (last.job, None),
+        None => (last.job, Some(last.heard)),
+    }
 }
 
 /// Other jobs of the store that these agents would run as well.
