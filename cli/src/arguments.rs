@@ -1,6 +1,9 @@
 //! The command line as it is written.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use semel_files::secret::read_token;
@@ -79,6 +82,15 @@ impl Place {
         let token = read_token(file).map_err(|error| Refused(format!("--token-file {error}")))?;
         Ok(Target::Remote { address: address.clone(), token })
     }
+}
+
+/// A duration as people write it.
+///
+/// # Errors
+/// It is none, in words that show one.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    // The library's own words are of its grammar.
+    humantime::parse_duration(text).map_err(|_| "is no duration; write a number and a unit, as 90s or 2m".to_owned())
 }
 
 /// How a verb answers.

@@ -1,5 +1,7 @@
 //! Commands that are told to a person, as they are to be typed.
 
+use semel_proto::v1 as pb;
+
 use crate::{arguments::Place, terminal::shown};
 
 /// A command about a job that speaks to the same coordinator as this one.
@@ -14,6 +16,22 @@ pub fn command(place: &Place, verb: &str, job_id: &str, options: &str) -> String
         words.push(options.to_owned());
     }
     shown(&words.join(" "))
+}
+
+/// The command that opens a closed job again, for what happened to it: of cells that failed it says that they run again too.
+pub fn reopen(place: &Place, job: &pb::Job) -> String {
+    let has_failed = job.counts.is_some_and(|counts| counts.failed > 0);
+    command(place, "retry", &job.job_id, if has_failed { "--status failed --reopen" } else { "--reopen" })
+}
+
+/// The command that shows one cell whole.
+pub fn cell(place: &Place, key: &pb::ExecutionKey) -> String {
+    let pb::ExecutionKey { job_id, region, model, question, repeat, .. } = key;
+    let mut options = format!("--region {} --model {} --question {}", quoted(region), quoted(model), quoted(question));
+    if *repeat > 0 {
+        options.push_str(&format!(" --repeat {repeat}"));
+    }
+    command(place, "show", job_id, &options)
 }
 
 /// This process's own command.

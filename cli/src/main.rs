@@ -4,6 +4,7 @@
 //! coordinator: one that runs, else one in this process for the call. `audit` reads the tables only.
 
 mod arguments;
+mod attendance;
 mod clock;
 mod exit;
 mod hint;

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use semel_proto::v1 as pb;
 
 use crate::{
+    clock::Heard,
     rate::{Rate, in_words},
     table::{indented, table},
-    terminal::shown,
+    terminal::{one_line, shown},
     words,
 };
 
@@ -129,6 +130,20 @@ fn standing_of(counts: pb::Counts) -> String {
     if counts.failed > 0 { format!("{recorded} ({} failed)", counts.failed) } else { recorded }
 }
 
+/// Whether any cells wait for something that doesn't come of itself: an agent, its configuration, a `resume`.
+pub fn is_held(groups: &[pb::PendingGroup]) -> bool {
+    groups.iter().any(|group| {
+        matches!(
+            group.reason(),
+            pb::WaitReason::Paused
+                | pb::WaitReason::NoAgentInRegion
+                | pb::WaitReason::NoAgentWithModel
+                | pb::WaitReason::AgentMisconfigured
+                | pb::WaitReason::Draining
+        )
+    })
+}
+
 /// Why cells wait: the largest groups, one a line. Cells that agents have don't wait.
 pub fn waiting(groups: &[pb::PendingGroup]) -> Vec<String> {
     let waiting: Vec<_> = groups.iter().filter(|group| group.reason() != pb::WaitReason::Leased).collect();
@@ -143,14 +158,9 @@ fn reason(group: &pb::PendingGroup) -> String {
     let until =
         group.until_ms.map(|ms| format!(", for {} more", in_words(Duration::from_millis(ms)))).unwrap_or_default();
     let because = words::waits_because(group.reason());
-    let mut detail: String = group.detail.chars().take(MAX_DETAIL_CHARS).collect();
-    if detail.len() < group.detail.len() {
-        detail.push('…');
-    }
-    let words = match detail.as_str() {
-        "" => because.to_owned(),
-        detail if detail == because => because.to_owned(),
-        detail => format!("{because}: {}", shown(detail)),
+    let words = match one_line(group.detail.as_bytes(), MAX_DETAIL_CHARS) {
+        detail if detail.is_empty() || detail == because => because.to_owned(),
+        detail => format!("{because}: {detail}"),
     };
     format!("{} of {} in {}: {words}{until}", group.cells, shown(&group.model), shown(&group.region))
 }
@@ -163,6 +173,16 @@ pub fn lines(job: &pb::Job, groups: &[pb::PendingGroup], rate: Option<&Rate>, wi
     if !waiting.is_empty() {
         lines.push("waiting:".to_owned());
         lines.extend(waiting.iter().map(|line| indented(line, 2)));
+    }
+    lines
+}
+
+/// The picture of a job that nothing has been heard of since: its first line says so, for nobody to take it for how the
+/// job stands.
+pub fn heard(job: &pb::Job, heard: Heard, width: Option<usize>) -> Vec<String> {
+    let mut lines = lines(job, &[], None, width);
+    if let Some(first) = lines.first_mut() {
+        *first = format!("{first}, {heard}");
     }
     lines
 }

@@ -26,6 +26,7 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use crate::{
+    attendance::Attendance,
     exit::{Closed, Refused},
     unknown::{NoSuchJob, with_nearest_job},
 };
@@ -65,6 +66,9 @@ pub struct Road {
 
 /// Calls of jobs.
 pub type Jobs = JobServiceClient<InterceptedService<Channel, Token>>;
+
+/// Calls of administration.
+pub type Admin = AdminServiceClient<InterceptedService<Channel, Token>>;
 
 impl Road {
     /// Connects to the coordinator of a target; starts one where none runs. A store that isn't there is not made.
@@ -163,13 +167,17 @@ impl Road {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Whether any agent is connected; none can be to a coordinator that was started for the call. True if that can't be told.
-    pub async fn has_agents(&self) -> bool {
+    /// Who is there to run jobs.
+    pub async fn attendance(&self) -> Attendance {
+        if self.own.is_some() {
+            return Attendance::Nobody;
+        }
         let asked = self.admin().list_agents(pb::ListAgentsRequest::default()).await;
-        asked.map_or(true, |answer| answer.into_inner().agents.iter().any(|agent| agent.connected))
+        Attendance::Coordinator(asked.ok().map(|answer| answer.into_inner().agents))
     }
 
-    fn admin(&self) -> AdminServiceClient<InterceptedService<Channel, Token>> {
+    /// The client of administration.
+    pub fn admin(&self) -> Admin {
         AdminServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 

@@ -85,6 +85,17 @@ pub fn shown_lines(bytes: &[u8]) -> String {
     safe
 }
 
+/// As [`shown_bytes`], of text that is to stand in a line: runs of white space are one space, and what is longer than so
+/// many characters is cut.
+pub fn one_line(bytes: &[u8], most_chars: usize) -> String {
+    let words: Vec<&[u8]> = bytes.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let line = shown_bytes(&words.join(&b' '));
+    match line.char_indices().nth(most_chars) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or(&line)),
+        None => line,
+    }
+}
+
 fn push_bytes(safe: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // A String takes everything.
@@ -215,6 +226,14 @@ mod tests {
         assert_eq!(shown("\u{1b}[2J"), "\\u{1b}[2J");
         assert_eq!(shown("a\nb\tc\rd"), "a\\nb\\tc\\rd");
         assert_eq!(shown_bytes(b"\xff\x1b\x9bz\xe2\x80"), "\\xff\\u{1b}\\x9bz\\xe2\\x80");
+    }
+
+    #[test]
+    fn a_text_of_lines_stands_in_one_and_is_cut() {
+        assert_eq!(one_line(b"one\n  two\r\n\n", 20), "one two");
+        assert_eq!(one_line("größer".as_bytes(), 3), "grö…");
+        assert_eq!(one_line("größer".as_bytes(), 6), "größer");
+        assert!(ATTACKS.iter().all(|attack| is_harmless(&one_line(attack.as_bytes(), 100))));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use semel_proto::v1 as pb;
 
+use crate::terminal::shown;
+
 /// The name of an enum's value without its prefix, in lower case: `JOB_STATE_OPEN` is `open`.
 fn short(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
@@ -69,6 +71,43 @@ pub fn waits_because(reason: pb::WaitReason) -> &'static str {
     }
 }
 
+/// Why a cell failed, as a person says it.
+pub fn failed_because(reason: pb::FailureReason) -> &'static str {
+    match reason {
+        pb::FailureReason::Unspecified => "not said",
+        pb::FailureReason::ProviderError => "the provider answered with an error",
+        pb::FailureReason::ProviderRefused => "the provider refused the input",
+        pb::FailureReason::Connection => "the link to the provider broke",
+        pb::FailureReason::RunTimeout => "the run timeout passed",
+        pb::FailureReason::ColdTimeout => "the cold timeout passed",
+        pb::FailureReason::Program => "the program failed",
+        pb::FailureReason::ResultTooLarge => "the output is too large",
+        pb::FailureReason::BadResponse => "the answer can't be read",
+        pb::FailureReason::WrongInput => "another input ran",
+        pb::FailureReason::WrongRegion => "another region served it",
+        pb::FailureReason::WrongModel => "another model served it",
+        pb::FailureReason::LeaseLost => "the lease was lost",
+        pb::FailureReason::StoreRefused => "the store can't hold the result",
+        pb::FailureReason::RateLimited => "the provider limits the rate",
+        pb::FailureReason::Misconfigured => "the agent's configuration is at fault",
+        pb::FailureReason::RegionUnreported => "the endpoint didn't say which region served",
+        pb::FailureReason::BadReport => "the agent's report breaks the contract",
+    }
+}
+
+/// A failure's code, and what it is a code of; none where there is none. A program's own code and the status that it exits
+/// with are told apart by nothing.
+pub fn failure_code(reason: pb::FailureReason, code: &str) -> Option<String> {
+    let number: Option<u16> = code.parse().ok();
+    match (reason, number) {
+        _ if code.is_empty() => None,
+        (pb::FailureReason::Program, Some(0..=255)) => Some(format!("exit status or code {code}")),
+        (pb::FailureReason::Program, None) if code.starts_with("signal ") => Some(shown(code)),
+        (reason, Some(100..=599)) if reason != pb::FailureReason::Program => Some(format!("HTTP status {code}")),
+        _ => Some(format!("code {}", shown(code))),
+    }
+}
+
 /// A time as RFC 3339, in UTC, to the millisecond.
 pub fn time(time: &prost_types::Timestamp) -> Option<String> {
     let time = jiff::Timestamp::new(time.seconds, time.nanos).ok()?;
@@ -90,6 +129,16 @@ mod tests {
         assert_eq!(wait_reason(pb::WaitReason::NoAgentInRegion), "no_agent_in_region");
         assert_eq!(stage(pb::Stage::Unspecified), None);
         assert_eq!(stage(pb::Stage::Run).as_deref(), Some("run"));
+    }
+
+    #[test]
+    fn a_code_is_told_with_what_it_is_of() {
+        let code = |reason, code| failure_code(reason, code).unwrap_or_default();
+        assert_eq!(code(pb::FailureReason::Program, "3"), "exit status or code 3");
+        assert_eq!(code(pb::FailureReason::Program, "signal 9"), "signal 9");
+        assert_eq!(code(pb::FailureReason::ProviderError, "503"), "HTTP status 503");
+        assert_eq!(code(pb::FailureReason::ProviderRefused, "too\u{1b}_long"), "code too\\u{1b}_long");
+        assert_eq!(code(pb::FailureReason::RunTimeout, ""), "");
     }
 
     #[test]

@@ -18,5 +18,7 @@ mod running;
 mod steering;
 #[path = "semel/support.rs"]
 mod support;
+#[path = "semel/told.rs"]
+mod told;
 #[path = "semel/walk.rs"]
 mod walk;

@@ -1,6 +1,9 @@
 //! Checks a specification whole: every fault, each with its place.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::RangeInclusive,
+};
 
 use semel_files::nearest;
 
@@ -23,6 +26,28 @@ pub const MAX_PRIORITY: i32 = 100;
 pub const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1_000;
 /// The longest deadline, in milliseconds: ten years of 365.25 days.
 pub const MAX_DEADLINE_MS: u64 = 10 * 31_557_600 * 1_000;
+
+/// What a whole number of a job may be.
+pub(crate) type Whole = RangeInclusive<i64>;
+/// What a duration of a job may be, in milliseconds.
+pub(crate) type Millis = RangeInclusive<u64>;
+
+/// Samples of a question.
+pub(crate) const REPEAT: Whole = 1..=MAX_REPEAT as i64;
+/// Attempts of a cell.
+pub(crate) const ATTEMPTS: Whole = 1..=MAX_ATTEMPTS as i64;
+/// Cells leased at once.
+pub(crate) const LEASED: Whole = 1..=u32::MAX as i64;
+/// A job's weight.
+pub(crate) const WEIGHT: Whole = 1..=MAX_WEIGHT as i64;
+/// A job's priority.
+pub(crate) const PRIORITY: Whole = -(MAX_PRIORITY as i64)..=MAX_PRIORITY as i64;
+/// A wait between two attempts.
+pub(crate) const BACKOFF: Millis = 0..=MAX_TIMEOUT_MS;
+/// The time of a run.
+pub(crate) const TIMEOUT: Millis = 1..=MAX_TIMEOUT_MS;
+/// The time of a job.
+pub(crate) const DEADLINE: Millis = 1..=MAX_DEADLINE_MS;
 
 /// Parameters that the executor sets itself: a job that could set them would be asked of another
 /// model, or answered in another form, than its record says.
@@ -73,7 +98,7 @@ fn judge(spec: &JobSpec, c: &mut Collector<'_>) -> u32 {
     regions(spec, &root, c);
     if let Some(repeat) = spec.repeat {
         let path = root.key("repeat");
-        range(i128::from(repeat), 1, i128::from(MAX_REPEAT), &path, c);
+        range(i64::from(repeat), &REPEAT, &path, c);
     }
     if let Some(parameters) = &spec.parameters {
         owned(parameters, &root.key("parameters"), c);
@@ -253,32 +278,29 @@ fn owned(parameters: &Object, path: &Path<'_>, c: &mut Collector<'_>) {
 
 fn policy(policy: &Policy, path: &Path<'_>, c: &mut Collector<'_>) {
     let counts = [
-        ("attempts", policy.attempts, MAX_ATTEMPTS),
-        ("max_leased", policy.max_leased, u32::MAX),
-        ("max_leased_per_model", policy.max_leased_per_model, u32::MAX),
-        ("max_leased_per_region", policy.max_leased_per_region, u32::MAX),
-        ("weight", policy.weight, MAX_WEIGHT),
+        ("attempts", policy.attempts.map(i64::from), ATTEMPTS),
+        ("max_leased", policy.max_leased.map(i64::from), LEASED),
+        ("max_leased_per_model", policy.max_leased_per_model.map(i64::from), LEASED),
+        ("max_leased_per_region", policy.max_leased_per_region.map(i64::from), LEASED),
+        ("weight", policy.weight.map(i64::from), WEIGHT),
+        ("priority", policy.priority.map(i64::from), PRIORITY),
     ];
-    for (key, value, most) in counts {
+    for (key, value, allowed) in counts {
         if let Some(value) = value {
-            range(i128::from(value), 1, i128::from(most), &path.key(key), c);
+            range(value, &allowed, &path.key(key), c);
         }
     }
     let durations = [
-        ("backoff", policy.backoff_ms, 0, MAX_TIMEOUT_MS),
-        ("max_backoff", policy.max_backoff_ms, 0, MAX_TIMEOUT_MS),
-        ("run_timeout", policy.run_timeout_ms, 1, MAX_TIMEOUT_MS),
-        ("cold_timeout", policy.cold_timeout_ms, 1, MAX_TIMEOUT_MS),
-        ("deadline", policy.deadline_ms, 1, MAX_DEADLINE_MS),
+        ("backoff", policy.backoff_ms, BACKOFF),
+        ("max_backoff", policy.max_backoff_ms, BACKOFF),
+        ("run_timeout", policy.run_timeout_ms, TIMEOUT),
+        ("cold_timeout", policy.cold_timeout_ms, TIMEOUT),
+        ("deadline", policy.deadline_ms, DEADLINE),
     ];
-    for (key, value, least, most) in durations {
+    for (key, value, allowed) in durations {
         if let Some(value) = value {
-            duration(value, least, most, &path.key(key), c);
+            duration(value, &allowed, &path.key(key), c);
         }
-    }
-    if let Some(priority) = policy.priority {
-        let most = i128::from(MAX_PRIORITY);
-        range(i128::from(priority), -most, most, &path.key("priority"), c);
     }
     if let (Some(first), Some(most)) = (policy.backoff_ms, policy.max_backoff_ms)
         && first > most
@@ -290,17 +312,29 @@ fn policy(policy: &Policy, path: &Path<'_>, c: &mut Collector<'_>) {
     }
 }
 
-fn range(value: i128, least: i128, most: i128, path: &Path<'_>, c: &mut Collector<'_>) {
-    if !(least..=most).contains(&value) {
-        let help = format!("write a number from {least} to {most}");
-        c.fault(path, Some(value.to_string()), ("is out of its range", &help));
+/// What is wrong with a number or a duration that is none of those it may be.
+pub(crate) const OUT_OF_RANGE: &str = "is out of its range";
+
+/// Which whole numbers may be written.
+pub(crate) fn whole_help(allowed: &Whole) -> String {
+    format!("write a whole number from {} to {}", allowed.start(), allowed.end())
+}
+
+/// Which durations may be written, and how.
+pub(crate) fn duration_help(allowed: &Millis) -> String {
+    let (least, most) = (in_words(*allowed.start()), in_words(*allowed.end()));
+    format!("write a number and a unit, as 90s or 2m: from {least} to {most}")
+}
+
+fn range(value: i64, allowed: &Whole, path: &Path<'_>, c: &mut Collector<'_>) {
+    if !allowed.contains(&value) {
+        c.fault(path, Some(value.to_string()), (OUT_OF_RANGE, &whole_help(allowed)));
     }
 }
 
-fn duration(value: u64, least: u64, most: u64, path: &Path<'_>, c: &mut Collector<'_>) {
-    if !(least..=most).contains(&value) {
-        let help = format!("write {} to {}", in_words(least), in_words(most));
-        c.fault(path, Some(in_words(value)), ("is out of its range", &help));
+fn duration(value: u64, allowed: &Millis, path: &Path<'_>, c: &mut Collector<'_>) {
+    if !allowed.contains(&value) {
+        c.fault(path, Some(in_words(value)), (OUT_OF_RANGE, &duration_help(allowed)));
     }
 }
 

@@ -116,16 +116,18 @@ pub(crate) fn utf8<'t>(bytes: &'t [u8], source: &Source) -> Result<&'t str, Faul
 }
 
 fn of_file(source: &Source, line: Option<u32>, problem: &str, help: &str) -> Faults {
-    Faults(vec![Fault { file: source.name.clone(), line, ..Fault::of_field("", None, problem, help) }])
+    let problem = format!("the file {problem}");
+    Faults(vec![Fault { file: source.name.clone(), line, ..Fault::of_field("", None, &problem, help) }])
 }
 
 fn of_broken(source: &Source, broken: &Broken) -> Faults {
     let spot = source.spot(broken.place);
+    let problem = format!("the file {}", broken.problem);
     Faults(vec![Fault {
         file: spot.file,
         line: spot.line,
         column: spot.column,
-        ..Fault::of_field("", None, &broken.problem, &broken.help)
+        ..Fault::of_field("", None, &problem, &broken.help)
     }])
 }
 
@@ -166,7 +168,7 @@ impl Document<'_, '_> {
         let spec = JobSpec {
             questions: self.questions(fields, &path),
             models: self.models(fields, &path, &regions),
-            repeat: self.walk.whole(fields, "repeat", &path),
+            repeat: self.walk.whole(fields, "repeat", &path, &check::REPEAT),
             regions,
             system_prompt: self.walk.optional_text(fields, "system_prompt", &path),
             parameters: self.walk.free_object(fields, "parameters", &path),
@@ -257,6 +259,10 @@ impl Document<'_, '_> {
             return Model::default();
         };
         let own = self.walk.texts(fields, "regions", path);
+        if own.is_none() && self.walk.faults.could_not_read(&Path::Root.key("regions")) {
+            // It would be asked in all of those.
+            self.walk.faults.excuse(&path.key("regions"));
+        }
         let all = || regions.iter().map(|region| region.id.clone()).collect();
         let help = "give the model an id";
         Model {
@@ -304,19 +310,19 @@ impl Document<'_, '_> {
         let fields = self.walk.object(node, &path, &POLICY_KEYS)?;
         let walk = &mut self.walk;
         Some(Policy {
-            attempts: walk.whole(fields, "attempts", &path),
-            backoff_ms: walk.duration(fields, "backoff", &path),
-            max_backoff_ms: walk.duration(fields, "max_backoff", &path),
-            run_timeout_ms: walk.duration(fields, "run_timeout", &path),
-            cold_timeout_ms: walk.duration(fields, "cold_timeout", &path),
-            deadline_ms: walk.duration(fields, "deadline", &path),
+            attempts: walk.whole(fields, "attempts", &path, &check::ATTEMPTS),
+            backoff_ms: walk.duration(fields, "backoff", &path, &check::BACKOFF),
+            max_backoff_ms: walk.duration(fields, "max_backoff", &path, &check::BACKOFF),
+            run_timeout_ms: walk.duration(fields, "run_timeout", &path, &check::TIMEOUT),
+            cold_timeout_ms: walk.duration(fields, "cold_timeout", &path, &check::TIMEOUT),
+            deadline_ms: walk.duration(fields, "deadline", &path, &check::DEADLINE),
             on_lease_lost: on_lease_lost(walk, fields, &path),
-            max_leased: walk.whole(fields, "max_leased", &path),
-            max_leased_per_model: walk.whole(fields, "max_leased_per_model", &path),
-            max_leased_per_region: walk.whole(fields, "max_leased_per_region", &path),
+            max_leased: walk.whole(fields, "max_leased", &path, &check::LEASED),
+            max_leased_per_model: walk.whole(fields, "max_leased_per_model", &path, &check::LEASED),
+            max_leased_per_region: walk.whole(fields, "max_leased_per_region", &path, &check::LEASED),
             require_reported_region: walk.flag(fields, "require_reported_region", &path),
-            weight: walk.whole(fields, "weight", &path),
-            priority: walk.whole(fields, "priority", &path),
+            weight: walk.whole(fields, "weight", &path, &check::WEIGHT),
+            priority: walk.whole(fields, "priority", &path, &check::PRIORITY),
         })
     }
 }

@@ -26,7 +26,8 @@ pub struct Fault {
     pub column: Option<u32>,
     /// The value, shortened, with control characters escaped and in quotes if it is text.
     pub value: Option<String>,
-    /// What is wrong, as the end of a sentence that begins with the value: `is no number`.
+    /// What is wrong, as the end of a sentence that begins with the value or the field: `is no number`; where the file as a
+    /// whole is meant, the whole sentence.
     pub problem: String,
     /// What to do.
     pub help: String,
@@ -218,6 +219,11 @@ impl<'a> Collector<'a> {
         let steps = path.steps();
         self.unread.insert(render(&steps, self.dialect));
         self.push(&steps, spot, value, what);
+    }
+
+    /// Takes a part for one that can't be read, without a word: what is wrong there was said of another part.
+    pub(crate) fn excuse(&mut self, path: &Path<'_>) {
+        self.unread.insert(render(&path.steps(), self.dialect));
     }
 
     /// Whether anything was found wrong so far.

@@ -12,7 +12,7 @@ use crate::{Faults, Format, JobFile, MAX_SPEC_BYTES, QuestionFile, fault::Fault,
 pub fn job(path: &Path) -> Result<JobFile, Faults> {
     let name = path.display().to_string();
     let text = semel_files::read(path, MAX_SPEC_BYTES).map_err(|error| {
-        let problem = format!("can't be read: {error}");
+        let problem = format!("the file can't be read: {error}");
         Faults(vec![Fault {
             file: Some(name.clone()),
             ..Fault::of_field("", None, &problem, "name a job file that can")

@@ -7,7 +7,7 @@ use semel_files::{
 };
 
 use crate::{
-    check::in_words,
+    check::{Millis, OUT_OF_RANGE, Whole, duration_help, in_words, whole_help},
     fault::{Collector, quote},
     node::{Source, entries_to_json, exact_number, refuse_duplicate, refuse_unsure, shown},
     path::Path,
@@ -39,11 +39,18 @@ impl Walk<'_, '_> {
             self.wrong(node, path, "an object", &format!("write the keys {}", known.join(", ")));
             return None;
         };
+        let parent = path;
         for (index, entry) in entries.iter().enumerate() {
-            let path = path.key(&entry.key);
+            let path = parent.key(&entry.key);
             if !known.contains(&entry.key.as_str()) {
                 let help = match nearest(&entry.key, known.iter().copied()) {
-                    Some(name) => format!("did you mean {name}?"),
+                    Some(name) => {
+                        // Where that key isn't there, this is it: it is not said to be missing as well.
+                        if entries.iter().all(|entry| entry.key != name) {
+                            self.faults.excuse(&parent.key(name));
+                        }
+                        format!("did you mean {name}?")
+                    }
                     None => format!("the known keys are {}", known.join(", ")),
                 };
                 let spot = self.source.spot(entry.place);
@@ -85,6 +92,7 @@ impl Walk<'_, '_> {
         let path = path.key(key);
         let text = match fields.get(key) {
             Some(value) => self.text(value, &path),
+            None if self.faults.could_not_read(&path) => None,
             None => {
                 let spot = self.source.spot(node.place);
                 self.faults.unread(&path, spot, None, ("is missing", help));
@@ -129,28 +137,32 @@ impl Walk<'_, '_> {
         Some(entries_to_json(entries, &path, self.source, self.faults))
     }
 
-    /// A whole number that the type holds.
-    pub(crate) fn whole<T: TryFrom<i64>>(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<T> {
+    /// A whole number that may be written there.
+    pub(crate) fn whole<T: TryFrom<i64>>(
+        &mut self,
+        fields: Fields<'_>,
+        key: &str,
+        path: &Path<'_>,
+        allowed: &Whole,
+    ) -> Option<T> {
         let node = fields.get(key)?;
         let path = path.key(key);
+        let help = whole_help(allowed);
         let Value::Number(literal) = &node.value else {
-            self.wrong(node, &path, "a whole number", "write a whole number");
+            self.wrong(node, &path, "a whole number", &help);
             return None;
         };
         let whole = exact_number(literal).ok().and_then(|number| number.as_i64());
-        match whole.map(T::try_from) {
-            Some(Ok(value)) => Some(value),
-            Some(Err(_)) => {
-                let spot = self.source.spot(node.place);
-                let what = ("is out of its range", "write a smaller number, 0 or more");
-                self.faults.unread(&path, spot, shown(&node.value), what);
-                None
-            }
-            None => {
-                self.wrong(node, &path, "a whole number", "write a whole number");
-                None
-            }
+        if whole.is_none() && !is_whole(literal) {
+            self.wrong(node, &path, "a whole number", &help);
+            return None;
         }
+        let value = whole.filter(|whole| allowed.contains(whole)).and_then(|whole| T::try_from(whole).ok());
+        if value.is_none() {
+            let spot = self.source.spot(node.place);
+            self.faults.unread(&path, spot, shown(&node.value), (OUT_OF_RANGE, &help));
+        }
+        value
     }
 
     /// True or false.
@@ -164,32 +176,30 @@ impl Walk<'_, '_> {
     }
 
     /// A duration as people write it, in milliseconds.
-    pub(crate) fn duration(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>) -> Option<u64> {
+    pub(crate) fn duration(&mut self, fields: Fields<'_>, key: &str, path: &Path<'_>, allowed: &Millis) -> Option<u64> {
         let node = fields.get(key)?;
         let path = path.key(key);
         let (problem, help) = match &node.value {
             Value::Text(text) => match humantime::parse_duration(text) {
                 Ok(duration) => match whole_millis(duration) {
                     Some(ms) => return Some(ms),
-                    None => ("is no whole number of milliseconds".to_owned(), "write it in ms".to_owned()),
+                    None => ("is no whole number of milliseconds", "write it in ms".to_owned()),
                 },
-                Err(error) => (
-                    format!("is no duration: {error}"),
-                    "write a number and a unit: 500ms, 30s, 5m, 2h, 30days".to_owned(),
-                ),
+                Err(humantime::DurationError::NumberOverflow) => (OUT_OF_RANGE, duration_help(allowed)),
+                // The library's own words are of its grammar, and name no unit that it takes.
+                Err(_) => ("is no duration", duration_help(allowed)),
             },
             Value::Number(literal) => {
                 let ms = literal.parse().unwrap_or(30_000);
-                let help = format!("write its unit; if milliseconds are meant: {}", in_words(ms));
-                ("has no unit".to_owned(), help)
+                ("has no unit", format!("write its unit; if milliseconds are meant: {}", in_words(ms)))
             }
             _ => {
-                self.wrong(node, &path, "a duration", "write a number and a unit: 30s");
+                self.wrong(node, &path, "a duration", &duration_help(allowed));
                 return None;
             }
         };
         let spot = self.source.spot(node.place);
-        self.faults.unread(&path, spot, shown(&node.value), (&problem, &help));
+        self.faults.unread(&path, spot, shown(&node.value), (problem, &help));
         None
     }
 
@@ -203,9 +213,16 @@ impl Walk<'_, '_> {
             Value::Null => format!("has no value where {wanted} should be"),
             value => format!("is {}, not {wanted}", value.kind()),
         };
+        let subject = if matches!(path, Path::Root) { "the file " } else { "" };
+        let problem = format!("{subject}{problem}");
         let spot = self.source.spot(node.place);
         self.faults.unread(path, spot, shown(&node.value), (&problem, help));
     }
+}
+
+/// Whether a number in JSON's grammar is written as a whole one, however large.
+fn is_whole(literal: &str) -> bool {
+    literal.strip_prefix('-').unwrap_or(literal).bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn whole_millis(duration: std::time::Duration) -> Option<u64> {

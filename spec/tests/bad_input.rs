@@ -78,9 +78,9 @@ policy:
         "job.yaml:9:5 questions[5].id: is missing",
         "job.yaml:13:14 models[0].region: is no known key; did you mean regions?",
         "policy.backoff: 5000 has no unit; write its unit; if milliseconds are meant: 5s",
-        "policy.run_timeout: \"soon\" is no duration",
+        "policy.run_timeout: \"soon\" is no duration; write a number and a unit, as 90s or 2m: from 1ms to 1day",
         "policy.on_lease_lost: \"later\" is no known choice; write retry or fail",
-        "policy.priority: \"high\" is text, not a whole number",
+        "policy.priority: \"high\" is text, not a whole number; write a whole number from -100 to 100",
         "job.yaml:5:10 questions[1].id: \"q1\" is already used by questions[0].id",
         "job.yaml:8:10 questions[4].id: \"a\\0b\" has the control character NUL",
         "questions[6]: has neither prompt nor messages",
@@ -88,7 +88,7 @@ policy:
         "questions[7].messages[0].role: \"robot\" is no role",
         "models[0].regions[1]: \"eu\" is listed already",
         "models[1].regions: has none",
-        "job.yaml:16:13 policy.attempts: 0 is out of its range; write a number from 1 to 100",
+        "job.yaml:16:13 policy.attempts: 0 is out of its range; write a whole number from 1 to 100",
     ];
     for part in expected {
         assert!(lines.iter().any(|line| line.contains(part)), "no {part:?} in {lines:#?}");
@@ -162,13 +162,13 @@ fn two_system_prompts_for_one_question_are_refused() {
 #[test]
 fn what_is_no_yaml_or_json_is_refused_at_its_line() {
     says(&refused("job: j\nquestions: [\n"), &["job.yaml:"]);
-    says(&refused(""), &["job.yaml:1:1: has no value where an object should be"]);
+    says(&refused(""), &["job.yaml:1:1: the file has no value where an object should be"]);
     let faults = parse("job.json", b"{\n  \"job\": j}", Format::Json, &|_| unreachable!("it names no file"));
     let line = faults.expect_err("no JSON").to_string();
-    assert!(line.starts_with("job.json:2:10: is no valid JSON"), "{line}");
+    assert!(line.starts_with("job.json:2:10: the file is no valid JSON"), "{line}");
     let faults = parse("job.yaml", b"a: 1\nb: \xff\n", Format::Yaml, &|_| unreachable!("it names no file"));
     let line = faults.expect_err("no text").to_string();
-    assert!(line.starts_with("job.yaml:2: is no UTF-8 text"), "{line}");
+    assert!(line.starts_with("job.yaml:2: the file is no UTF-8 text"), "{line}");
 }
 
 #[test]
@@ -182,7 +182,6 @@ fn a_broken_line_of_a_question_file_is_named_with_its_number() {
         &[
             "q.jsonl:3:13 questions[1]: is no valid JSON",
             "q.jsonl:4 questions[2].id: \"a\" is already used by questions[0].id",
-            "q.jsonl:5 questions[3]: has neither prompt nor messages",
             "q.jsonl:5:13 questions[3].promt: is no known key; did you mean prompt?",
             "q.jsonl:6:1 questions[4]: is a list, not an object",
         ],

@@ -262,7 +262,7 @@ fn files_are_read_from_a_disk_beside_each_other() {
     assert_eq!(job.checked.spec.questions[0].prompt.as_deref(), Some("hello"));
 
     let gone = read::job(&folder.path().join("gone.yaml")).expect_err("not there");
-    assert!(gone.to_string().contains("gone.yaml: can't be read"), "{gone}");
+    assert!(gone.to_string().contains("gone.yaml: the file can't be read"), "{gone}");
     let folder = read::job(folder.path()).expect_err("a folder is no job");
     assert!(folder.to_string().contains("can't be read"), "{folder}");
 }

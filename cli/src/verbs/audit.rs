@@ -24,10 +24,11 @@ use crate::{
 
 /// Recount a job from the tables alone, by key: expected, recorded, missing, extra, duplicate
 ///
-/// Reads the store's file and nothing else, whether a coordinator runs on it or not, and changes nothing. The exit code is 5
-/// where any number is wrong: a record that no cell asks for, two of one cell, a complete job with a cell missing, or whatever
-/// else breaks a promise. Cells that are missing while the job is open, or because it was cancelled or expired, are shown and are
-/// no difference. With --coordinator, that coordinator recounts from its tables. With --output json: an array with an object
+/// Reads the store's file and nothing else, whether a coordinator runs on it or not, and changes nothing. It asks whether the
+/// tables agree with themselves and with the job's state, not whether the job is done: the exit code is 0 where they do, also
+/// where cells are missing because the job is open, cancelled or expired, or where some failed (for that look at the numbers);
+/// and 5 where any number is wrong: a record that no cell asks for, two of one cell, a complete job with a cell missing, or
+/// whatever else breaks a promise. With --coordinator, that coordinator recounts from its tables. With --output json: an array with an object
 /// for each job: { job, state, exact, expected, recorded, missing, extra, duplicate, failed, by_axis: [{ model, region,
 /// expected, … }], violations: [text], violations_found }.
 #[derive(Debug, Args)]

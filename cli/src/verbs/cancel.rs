@@ -2,13 +2,14 @@
 
 use std::io::Write;
 
+use anyhow::bail;
 use clap::Args;
 use semel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use crate::{
     arguments::{OutputArgs, Place},
-    exit::Exit,
+    exit::{Closed, Exit},
     hint, json, picture,
     road::steer,
     terminal::Out,
@@ -17,8 +18,9 @@ use crate::{
 
 /// End an open job; what is recorded stays, the rest will not run
 ///
-/// Again: the same answer. `semel retry JOB --status failed --reopen` opens it again. With --output json: { job: {…},
-/// still_running }.
+/// Of a job that is cancelled already: the same answer. Of one that is complete there is nothing to cancel, and of one that
+/// has expired neither: that is an error. `semel retry JOB --reopen` opens a cancelled or expired job again. With --output
+/// json: { job: {…}, still_running }.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  semel cancel first --reason 'wrong prompts'")]
 pub struct Arguments {
@@ -34,12 +36,22 @@ pub struct Arguments {
 /// Cancels it.
 ///
 /// # Errors
-/// There is no such job, or it is complete.
+/// There is no such job, or it is complete or expired.
 pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
     let request =
         pb::CancelJobRequest { job_id: arguments.job.clone(), reason: arguments.reason.clone(), ..Default::default() };
     let answer = steer(&place.target()?, &arguments.job, async |mut jobs| jobs.cancel_job(request).await).await?;
     let job = here(answer.job)?;
+    let id = &arguments.job;
+    match job.state() {
+        pb::JobState::Complete => bail!("job {id:?} is complete: there is nothing to cancel; its records stay"),
+        pb::JobState::Expired => {
+            let again = hint::reopen(place, &job);
+            let words = format!("job {id:?} is expired: there is nothing to cancel; to open it again: {again}");
+            return Err(Closed(words).into());
+        }
+        _ => {}
+    }
     let mut out = Out::new();
     if arguments.output.is_json() {
         out.json(&json!({ "job": Value::Object(json::job(&job)), "still_running": answer.still_running }))?;
@@ -52,12 +64,7 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
             answer.still_running
         ))?;
     }
-    if job.state() == pb::JobState::Cancelled {
-        out.line(format!(
-            "to open it again: {}",
-            hint::command(place, "retry", &arguments.job, "--status failed --reopen")
-        ))?;
-    }
+    out.line(format!("to open it again: {}", hint::reopen(place, &job)))?;
     out.flush()?;
     Ok(Exit::Complete)
 }

@@ -34,7 +34,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Audit(arguments) => audit::run(&arguments, &place).await,
         Verb::List(arguments) => list::run(&arguments, &place.target()?).await,
         Verb::Show(arguments) => show::run(&arguments, &place).await,
-        Verb::Why(arguments) => why::run(&arguments, &place.target()?).await,
+        Verb::Why(arguments) => why::run(&arguments, &place).await,
         Verb::Retry(arguments) => retry::run(&arguments, &place.target()?).await,
         Verb::Cancel(arguments) => cancel::run(&arguments, &place).await,
         Verb::Pause(arguments) => pause::pause(&arguments, &place.target()?).await,
@@ -51,9 +51,17 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 /// # Errors
 /// There is none of this id, or it can't be asked.
 async fn get_job(jobs: &mut Jobs, job_id: &str) -> anyhow::Result<pb::Job> {
+    Ok(get_job_and_spec(jobs, job_id).await?.0)
+}
+
+/// A job as it stands, and its specification with the defaults written out.
+///
+/// # Errors
+/// As of [`get_job`].
+async fn get_job_and_spec(jobs: &mut Jobs, job_id: &str) -> anyhow::Result<(pb::Job, pb::JobSpec)> {
     let request = pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };
     let response = jobs.get_job(request).await.map_err(failure)?.into_inner();
-    here(response.job)
+    Ok((here(response.job)?, here(response.spec)?))
 }
 
 /// What every answer about a job has.

@@ -20,20 +20,21 @@ use crate::{
 /// Run recorded cells again, with the same frozen input
 ///
 /// Their records move, whole, to the history. An axis that isn't named takes all; one may be named several times. The
-/// cells wait for agents: `semel run` with the same job file runs them. With --output json: { job: {…}, retried }.
+/// cells wait for agents: `semel run` with the same job file runs them. --reopen opens a cancelled or expired job again, so that
+/// its cells without a record run; those that failed run again with them. With --output json: { job: {…}, retried }.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  semel retry first --status failed\n  semel retry first --status succeeded --model smollm2-hot --region us-east"
+    after_help = "Example:\n  semel retry first --status failed\n  semel retry first --status succeeded --model smollm2-hot --region us-east\n  semel retry first --reopen"
 )]
 pub struct Arguments {
     /// The job's id.
     job: String,
-    /// Which records.
-    #[arg(long, value_enum)]
-    status: Status,
+    /// Which records; those that failed if --reopen stands without it.
+    #[arg(long, value_enum, required_unless_present = "reopen")]
+    status: Option<Status>,
     #[command(flatten)]
     cells: CellArgs,
-    /// Open a cancelled or expired job again.
+    /// Open a cancelled or expired job again: cells without a record run as well.
     #[arg(long)]
     reopen: bool,
     #[command(flatten)]
@@ -78,7 +79,7 @@ impl From<CellArgs> for pb::CellFilter {
 /// # Errors
 /// There is no such job, it is closed, or an axis has no such id.
 pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit> {
-    let (status, which) = match arguments.status {
+    let (status, which) = match arguments.status.unwrap_or(Status::Failed) {
         Status::Failed => (pb::ExecutionStatus::Failed, "failed"),
         Status::Succeeded => (pb::ExecutionStatus::Succeeded, "succeeded"),
     };
@@ -108,6 +109,9 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
     }
     let without = job.counts.map_or(0, |counts| counts.pending);
     out.line(match answer.retried {
+        0 if arguments.reopen && without > 0 && arguments.status.is_none() => {
+            format!("the job is open, and its {without} without a record wait")
+        }
         0 if arguments.reopen && without > 0 => {
             format!(
                 "none of these cells has a record that {which}; the job is open, and its {without} without one wait"

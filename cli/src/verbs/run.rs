@@ -17,7 +17,8 @@ use self::{
     screen::Screen,
 };
 use crate::{
-    arguments::{OutputArgs, Place},
+    arguments::{OutputArgs, Place, duration},
+    clock::Heard,
     exit::{Exit, Refused},
     hint, json, picture,
     road::{Road, Target},
@@ -33,7 +34,7 @@ use crate::{
 /// when something has changed, at most every 5 seconds. The first Ctrl-C (or SIGTERM) stops cleanly, the second at once. With
 /// --coordinator the agents run here and serve the coordinator there; --agents gives them ids that are unique there.
 /// With --output json: progress on stderr, and at the end { outcome: complete, failures, closed or interrupted; ran, store, job:
-/// {…} } on stdout.
+/// {…}, last_heard_at: null, or when the coordinator that is gone said so } on stdout.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  semel run examples/first.yaml --openai http://127.0.0.1:11434/v1\n  semel run examples/incident.yaml --agents examples/agents-ollama.yaml --store incident.db"
@@ -44,10 +45,10 @@ pub struct Arguments {
     #[command(flatten)]
     how: HowArgs,
     /// How long running cells may finish after Ctrl-C; what doesn't is handed back and runs again later.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     grace: Duration,
     /// How long a coordinator that doesn't answer any more is asked again, with growing waits, before the run ends.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "5min")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5min")]
     patience: Duration,
     #[command(flatten)]
     output: OutputArgs,
@@ -60,8 +61,9 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
     let signals = signals::watch()?;
     let file = semel_spec::read::job(&arguments.job).map_err(|faults| Refused(faults.to_string()))?;
-    let agents = arguments.how.agents(&file.checked.resolved)?;
-    let mut road = match place.target()? {
+    let target = place.target()?;
+    let agents = arguments.how.agents(&file.checked.resolved, matches!(target, Target::Store(_)))?;
+    let mut road = match target {
         Target::Store(store) => Road::lead(&store).await?,
         Target::Remote { .. } if arguments.how.is_short() => {
             let words = "--coordinator wants --agents FILE, so that each agent has an id that is unique there";
@@ -117,8 +119,8 @@ struct Story<'r> {
 impl Story<'_> {
     fn exit(&self) -> Exit {
         match self.ended {
-            Ended::Interrupted(job) if job.state() == pb::JobState::Open => Exit::Interrupted,
-            Ended::Interrupted(job) | Ended::Already(job) | Ended::Done(job) => verdict(job),
+            Ended::Interrupted(job, _) if job.state() == pb::JobState::Open => Exit::Interrupted,
+            Ended::Interrupted(job, _) | Ended::Already(job) | Ended::Done(job) => verdict(job),
             Ended::Closed(_) => Exit::Failures,
         }
     }
@@ -135,16 +137,18 @@ impl Story<'_> {
                 counts.recorded, counts.expected, counts.failed
             )),
             Ended::Closed(_) => screen.say(&format!("{}; nothing runs", picture::headline(job, None))),
-            Ended::Done(_) | Ended::Interrupted(_) => {}
+            Ended::Done(_) | Ended::Interrupted(..) => {}
         }
         if matches!(job.state(), pb::JobState::Cancelled | pb::JobState::Expired) {
-            screen.say("to open it again:");
-            screen.say(&format!("  {}", self.command("retry", "--status failed --reopen")));
+            let too = if counts.failed > 0 { " (what failed runs again too)" } else { "" };
+            screen.say(&format!("to open it again{too}, this, and then the same command as now:"));
+            screen.say(&format!("  {}", hint::reopen(self.place, job)));
             return;
         }
         if self.exit() == Exit::Interrupted {
+            let heard = self.heard().map(|heard| format!(", {heard}")).unwrap_or_default();
             screen.say(&format!(
-                "interrupted: {} of {} recorded. The same command goes on:",
+                "interrupted: {} of {} recorded{heard}. The same command goes on:",
                 counts.recorded, counts.expected
             ));
             screen.say(&format!("  {}", hint::same_command()));
@@ -167,6 +171,14 @@ impl Story<'_> {
         }
     }
 
+    /// When the coordinator was last heard, where it could not say how the job stands now.
+    fn heard(&self) -> Option<Heard> {
+        match self.ended {
+            Ended::Interrupted(_, heard) => *heard,
+            _ => None,
+        }
+    }
+
     /// A command about this job, as it is to be typed.
     fn command(&self, verb: &str, options: &str) -> String {
         hint::command(self.place, verb, &self.ended.job().job_id, options)
@@ -184,6 +196,7 @@ impl Story<'_> {
             "ran": !matches!(self.ended, Ended::Already(_) | Ended::Closed(_)),
             "store": self.place.store().display().to_string(),
             "job": Value::Object(json::job(self.ended.job())),
+            "last_heard_at": self.heard().map(Heard::as_time),
         })
     }
 }

@@ -135,7 +135,7 @@ impl Subject {
         let name = plan.job_id.clone();
         let ended = drive(&mut road, plan, signals, screen).await;
         let report = match (&ended, self) {
-            (Err(_) | Ok(Ended::Interrupted(_)), _) => Ok(None),
+            (Err(_) | Ok(Ended::Interrupted(..)), _) => Ok(None),
             (Ok(_), Self::Own(store) | Self::Store(store)) => audit::of_store(store, &name).await.map(Some),
             (Ok(_), Self::Remote(_)) => audit::of_coordinator(&mut road.jobs(), &name).await.map(Some),
         };

@@ -10,12 +10,13 @@ use serde_json::Value;
 
 use crate::{
     arguments::{OutputArgs, Place},
+    attendance::Attendance,
     exit::Exit,
     json, picture,
-    road::{Road, ask, walk},
+    road::{Road, walk},
     terminal::Out,
     unknown::choice_failure,
-    verbs::get_job,
+    verbs::{get_job, get_job_and_spec},
     words,
 };
 
@@ -23,7 +24,7 @@ use crate::{
 ///
 /// With --region, --model and --question one cell: its input, its answer, who served it, usage, times, and every attempt
 /// that did not go well, or why it waits. With --output json: the job as in `list`, with by_axis: [{ model, region, expected,
-/// recorded, failed, leased, pending, not_run }]; of a cell: { input, input_digest, execution: {…} or null, wait_reason,
+/// recorded, failed, leased, pending, not_run }]; of a cell: { repeat, samples, input, input_digest, execution: {…} or null, wait_reason,
 /// wait_detail, attempts: [{…}] }.
 #[derive(Debug, Args)]
 #[command(
@@ -41,9 +42,9 @@ pub struct Arguments {
     /// Of one cell: its question.
     #[arg(long, value_name = "ID", requires_all = ["region", "model"])]
     question: Option<String>,
-    /// Of one cell: its sample, from 0.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    repeat: u32,
+    /// Of one cell: its sample, from 0 to one less than the job's repeat. [default: 0]
+    #[arg(long, value_name = "N", requires = "question")]
+    repeat: Option<u32>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -55,7 +56,7 @@ impl Arguments {
             region: self.region.clone()?,
             model: self.model.clone()?,
             question: self.question.clone()?,
-            repeat: self.repeat,
+            repeat: self.repeat.unwrap_or_default(),
             ..Default::default()
         })
     }
@@ -70,25 +71,37 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
     let mut out = Out::new();
     if let Some(key) = arguments.key() {
         let request = pb::GetExecutionRequest { key: Some(key.clone()) };
-        let answer = ask(&target, async |mut jobs| match jobs.get_execution(request).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(choice_failure(&mut jobs, &arguments.job, &choice(&key), status).await),
+        let (answer, samples, there) = walk(&target, async |road: &Road| {
+            let mut jobs = road.jobs();
+            let answer = match jobs.get_execution(request).await {
+                Ok(response) => response.into_inner(),
+                Err(status) => return Err(choice_failure(&mut jobs, &arguments.job, &choice(&key), status).await),
+            };
+            let (_, spec) = get_job_and_spec(&mut jobs, &arguments.job).await?;
+            Ok((answer, spec.repeat.unwrap_or(1), road.attendance().await))
         })
         .await?;
         if arguments.output.is_json() {
-            out.json(&cell::as_json(&answer))?;
+            out.json(&cell::as_json(&key, samples, &answer))?;
         } else {
-            out.line(cell::as_text(&key, &answer))?;
+            out.line(cell::as_text(&key, samples, &answer))?;
+            let reason = (answer.execution.is_none() && !there.is_running()).then(|| answer.wait_reason());
+            if reason == Some(pb::WaitReason::NoAgentInRegion) {
+                out.line("nothing is running on this store; the same `semel run ...` goes on")?;
+            }
+            if reason == Some(pb::WaitReason::Leased) {
+                out.line("nothing is running on this store: the lease is kept for its agent, and the same `semel run ...` goes on")?;
+            }
         }
     } else {
-        let (job, has_agents) = walk(&target, async |road: &Road| {
-            Ok((get_job(&mut road.jobs(), &arguments.job).await?, road.has_agents().await))
+        let (job, there) = walk(&target, async |road: &Road| {
+            Ok((get_job(&mut road.jobs(), &arguments.job).await?, road.attendance().await))
         })
         .await?;
         if arguments.output.is_json() {
             out.json(&Value::Object(json::job(&job)))?;
         } else {
-            out.line(as_text(&job, has_agents))?;
+            out.line(as_text(&job, &there))?;
         }
     }
     out.flush()?;
@@ -105,12 +118,9 @@ fn choice(key: &pb::ExecutionKey) -> pb::CellFilter {
     }
 }
 
-fn as_text(job: &pb::Job, has_agents: bool) -> String {
+fn as_text(job: &pb::Job, there: &Attendance) -> String {
     let mut lines = picture::lines(job, &[], None, None);
-    let leased = job.counts.map_or(0, |counts| counts.leased);
-    if leased > 0 && !has_agents {
-        lines.push(format!("no agent is connected: the {leased} leased wait for theirs until their leases run out"));
-    }
+    lines.extend(there.told(job));
     let times = [
         ("submitted", &job.submitted_at),
         ("deadline", &job.deadline_at),

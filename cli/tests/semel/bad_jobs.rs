@@ -121,7 +121,7 @@ fn a_file_of_64_mib_is_accepted_and_one_byte_more_is_refused() {
     let before = listing(&folder);
     for road in [&["check", "job.json"][..], &["run", "job.json", "--echo"]] {
         let done = folder.semel(road).exits(2);
-        assert_eq!(done.stderr, "job.json: has 67108865 bytes, and 67108864 is the most; split the job\n");
+        assert_eq!(done.stderr, "job.json: the file has 67108865 bytes, and 67108864 is the most; split the job\n");
         assert_eq!(listing(&folder), before);
     }
 }

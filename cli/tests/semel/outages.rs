@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::{Folder, Started, wait_until};
 use crate::elsewhere::Service;
@@ -25,7 +25,12 @@ impl Host {
         folder.gated_agents();
         folder
             .write("host.yaml", "job: host\nquestions: [{ id: q, prompt: p }]\nmodels: [{ id: h }]\nregions: [host]\n");
-        let run = folder.start(&["run", "host.yaml", "--agents", "agents.json"]);
+        let agents = json!({
+            "providers": { "sleep": { "executor": "command", "program": ["sleep", "600"], "stdout": "raw" } },
+            "agents": [{ "region": "host", "models": { "h": "sleep" } }],
+        });
+        folder.write("host.json", &agents.to_string());
+        let run = folder.start(&["run", "host.yaml", "--agents", "host.json"]);
         let mut address = String::new();
         wait_until("it says where it listens", || {
             let Ok(text) = fs::read_to_string(folder.path("semel.db.endpoint")) else { return false };
@@ -64,7 +69,7 @@ fn a_coordinator_that_died_is_told_of_within_seconds_asked_again_and_given_up() 
     let text = folder.wait_until_said("stderr", &told);
     assert!(killed.elapsed() < TOLD_WITHIN, "after {:?}", killed.elapsed());
     assert!(text.contains("refused") && text.contains("it is asked again "), "{text}");
-    visitor.end().exits(1);
+    visitor.end().exits(1).says("small: open, 0 of 8 recorded").says(", as last heard at ").says(" UTC\n");
     let text = fs::read_to_string(folder.path("stderr")).expect("UTF-8");
     assert!(text.contains("error: no answer from the coordinator"), "{text}");
     assert!(text.contains("the same command goes on with it:") && text.contains("run job.yaml --agents"), "{text}");
@@ -81,7 +86,13 @@ fn an_interrupt_while_no_coordinator_answers_says_how_to_go_on() {
     host.kill();
     folder.wait_until_said("stderr", "no answer from the coordinator");
     visitor.signal("INT");
-    visitor.end().exits(4).says("0 of 8 recorded. The same command goes on:").says("run job.yaml --agents");
+    visitor
+        .end()
+        .exits(4)
+        .says(" waiting, as last heard at ")
+        .says("interrupted: 0 of 8 recorded, as last heard at ")
+        .says(" UTC. The same command goes on:")
+        .says("run job.yaml --agents");
 }
 
 #[test]
@@ -102,7 +113,12 @@ fn a_run_whose_own_coordinator_is_deposed_says_so_and_ends_within_its_grace() {
     // Its next commit finds that out.
     folder.write("gate", "");
     let gated = Instant::now();
-    run.end().exits(1).complains("stopping: deposed").complains("error: deposed: epoch");
+    run.end()
+        .exits(1)
+        .complains("stopping: deposed")
+        .complains("error: deposed: epoch")
+        .says("recorded")
+        .says(", as last heard at ");
     assert!(gated.elapsed() < TOLD_WITHIN, "after {:?}", gated.elapsed());
     folder.semel(&arguments).exits(0).says("8 of 8 recorded");
     folder.semel(&["audit", "small"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");

@@ -79,7 +79,7 @@ fn the_command_that_opens_a_cancelled_job_again_names_the_store_that_was_named()
     folder
         .semel(&[&["cancel", "small"][..], &store].concat())
         .exits(0)
-        .says("to open it again: semel retry small --store 'my store.db' --status failed --reopen");
+        .says("to open it again: semel retry small --store 'my store.db' --reopen");
 }
 
 #[test]

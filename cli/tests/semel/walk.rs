@@ -20,15 +20,23 @@ fn in_words(done: Done) -> Done {
 fn every_odd_job_file_is_told_by_what_is_odd_about_it() {
     let keys = "write the keys job, questions, models, regions";
     let files: [(&str, &[u8], &[&str]); 9] = [
-        ("empty.yaml", b"", &["empty.yaml:1:1: has no value where an object should be", keys]),
-        ("comment.yaml", b"# later\n", &["comment.yaml:1:1: has no value where an object should be", keys]),
-        ("null.yaml", b"null\n", &["null.yaml:1:1: has no value where an object should be", keys]),
-        ("null.json", b"null", &["null.json:1:1: has no value where an object should be", keys]),
-        ("empty.json", b"", &["empty.json:1:1: is no valid JSON: it ends where a value should be"]),
-        ("tabs.yaml", b"job: j\nquestions:\n\t- { id: q }\n", &["tabs.yaml:3:2: is no valid YAML: tabs disallowed"]),
-        ("two.yaml", b"job: a\n---\njob: b\n", &["two.yaml:2:1: has a second document; keep one document in a file"]),
-        ("utf16.yaml", b"\xff\xfej\0o\0b\0", &["utf16.yaml:1: is no UTF-8 text; save the file as UTF-8"]),
-        ("deep.json", &[b'['; 100_000], &["deep.json:1:66: is no valid JSON: it is nested more than 64 deep"]),
+        ("empty.yaml", b"", &["empty.yaml:1:1: the file has no value where an object should be", keys]),
+        ("comment.yaml", b"# later\n", &["comment.yaml:1:1: the file has no value where an object should be", keys]),
+        ("null.yaml", b"null\n", &["null.yaml:1:1: the file has no value where an object should be", keys]),
+        ("null.json", b"null", &["null.json:1:1: the file has no value where an object should be", keys]),
+        ("empty.json", b"", &["empty.json:1:1: the file is no valid JSON: it ends where a value should be"]),
+        (
+            "tabs.yaml",
+            b"job: j\nquestions:\n\t- { id: q }\n",
+            &["tabs.yaml:3:2: the file is no valid YAML: tabs disallowed"],
+        ),
+        (
+            "two.yaml",
+            b"job: a\n---\njob: b\n",
+            &["two.yaml:2:1: the file has a second document; keep one document in a file"],
+        ),
+        ("utf16.yaml", b"\xff\xfej\0o\0b\0", &["utf16.yaml:1: the file is no UTF-8 text; save the file as UTF-8"]),
+        ("deep.json", &[b'['; 100_000], &["deep.json:1:66: the file is no valid JSON: it is nested more than 64 deep"]),
     ];
     let folder = Folder::new();
     for (name, bytes, said) in files {
@@ -41,7 +49,7 @@ fn every_odd_job_file_is_told_by_what_is_odd_about_it() {
     fs::create_dir(folder.path("folder.yaml")).expect("made");
     for name in ["folder.yaml", "nowhere.yaml"] {
         for road in [&["check", name][..], &["run", name, "--echo"]] {
-            in_words(folder.semel(road)).exits(2).complains(&format!("{name}: can't be read: "));
+            in_words(folder.semel(road)).exits(2).complains(&format!("{name}: the file can't be read: "));
         }
     }
     assert!(!is_there(&folder.path("semel.db")));

@@ -117,6 +117,7 @@ pub fn table() -> Vec<Bad> {
     table.extend(ids());
     table.extend(question_files());
     table.extend(keys_and_types());
+    table.extend(ranges());
     table.extend(free_json());
     table.push(all_at_once());
     table
@@ -276,9 +277,7 @@ fn keys_and_types() -> Vec<Bad> {
             &[("job: j", "job: j\njbo: k"), ("q1, prompt", "q1, promt"), ("m1, regions", "m1, region")],
         )
         .line(&format!("job.yaml:2:1 jbo: {}", unknown("job")))
-        .line("job.yaml:4:5 questions[0]: has neither prompt nor messages; write a prompt")
         .line(&format!("job.yaml:4:15 questions[0].promt: {}", unknown("prompt")))
-        .line("job.yaml:7:5 models[0].regions: has none; name at least one region for this model")
         .line(&format!("job.yaml:7:15 models[0].region: {}", unknown("regions"))),
         Bad::with(
             "unknown keys further in",
@@ -301,16 +300,56 @@ fn keys_and_types() -> Vec<Bad> {
             "numbers, lists, objects and choices that are none",
             "repeat: many\nparameters: [1]\npolicy: { run_timeout: 30, on_lease_lost: later, require_reported_region: 1 }\n",
         )
-        .line("job.yaml:8:9 repeat: \"many\" is text, not a whole number; write a whole number")
+        .line("job.yaml:8:9 repeat: \"many\" is text, not a whole number; write a whole number from 1 to 1000000")
         .line("job.yaml:9:13 parameters: is a list, not an object; write keys and values")
         .line("job.yaml:10:24 policy.run_timeout: 30 has no unit; write its unit; if milliseconds are meant: 30ms")
         .line("job.yaml:10:43 policy.on_lease_lost: \"later\" is no known choice; write retry or fail")
         .line("job.yaml:10:75 policy.require_reported_region: 1 is a number, not true or false; write true or false"),
+        Bad::edited(
+            "an axis under a key that is nearly its own: one fault each",
+            &[("job: j", "jbo: j"), ("questions:", "quesitons:"), ("models:", "modles:")],
+        )
+        .line(&format!("job.yaml:1:1 jbo: {}", unknown("job")))
+        .line(&format!("job.yaml:2:1 quesitons: {}", unknown("questions")))
+        .line(&format!("job.yaml:5:1 modles: {}", unknown("models"))),
+        Bad::edited(
+            "the regions of all under a key that is nearly its own",
+            &[("job: j", "job: j\nregion: [eu]"), (", regions: [eu, us]", ""), (", regions: [eu]", "")],
+        )
+        .line(&format!("job.yaml:2:1 region: {}", unknown("regions"))),
         Bad::new("no job but a list", "[]\n".to_owned()).line(
-            "job.yaml:1:1: is a list, not an object; write the keys job, questions, models, regions, system_prompt, \
+            "job.yaml:1:1: the file is a list, not an object; write the keys job, questions, models, regions, system_prompt, \
              parameters, repeat, policy, metadata",
         ),
-        Bad::new("no YAML", "job: j\nquestions: [\n".to_owned()).line("job.yaml:2:12: is no valid YAML: unclosed bracket '['; put its syntax right"),
+        Bad::new("no YAML", "job: j\nquestions: [\n".to_owned()).line("job.yaml:2:12: the file is no valid YAML: unclosed bracket '['; put its syntax right"),
+    ]
+}
+
+/// Numbers and durations of the file alone, each refused with its range.
+fn ranges() -> Vec<Bad> {
+    let as_ = "write a number and a unit, as 90s or 2m:";
+    vec![
+        Bad::with(
+            "whole numbers that are none of those they may be",
+            "repeat: -1\npolicy:\n  attempts: 99999999999999999999\n  max_leased: 0\n  max_leased_per_model: 4294967296\n  \
+             max_leased_per_region: 1.5\n  weight: 1001\n  priority: 101\n",
+        )
+        .line("job.yaml:8:9 repeat: -1 is out of its range; write a whole number from 1 to 1000000")
+        .line("job.yaml:10:13 policy.attempts: 99999999999999999999 is out of its range; write a whole number from 1 to 100")
+        .line("job.yaml:11:15 policy.max_leased: 0 is out of its range; write a whole number from 1 to 4294967295")
+        .line("job.yaml:12:25 policy.max_leased_per_model: 4294967296 is out of its range; write a whole number from 1 to 4294967295")
+        .line("job.yaml:13:26 policy.max_leased_per_region: 1.5 is a number, not a whole number; write a whole number from 1 to 4294967295")
+        .line("job.yaml:14:11 policy.weight: 1001 is out of its range; write a whole number from 1 to 1000")
+        .line("job.yaml:15:13 policy.priority: 101 is out of its range; write a whole number from -100 to 100"),
+        Bad::with(
+            "durations that are none of those they may be",
+            "policy: { backoff: soon, max_backoff: 2days, run_timeout: 0s, cold_timeout: 1 fortnight, deadline: 99999999999999years }\n",
+        )
+        .line(&format!("job.yaml:8:20 policy.backoff: \"soon\" is no duration; {as_} from 0s to 1day"))
+        .line(&format!("job.yaml:8:39 policy.max_backoff: 2days is out of its range; {as_} from 0s to 1day"))
+        .line(&format!("job.yaml:8:59 policy.run_timeout: 0s is out of its range; {as_} from 1ms to 1day"))
+        .line(&format!("job.yaml:8:77 policy.cold_timeout: \"1 fortnight\" is no duration; {as_} from 1ms to 1day"))
+        .line(&format!("job.yaml:8:100 policy.deadline: \"99999999999999years\" is out of its range; {as_} from 1ms to 10years")),
     ]
 }
 
@@ -343,18 +382,18 @@ fn free_json() -> Vec<Bad> {
                 c.spec.repeat = Some(0);
                 c.spec.policy = Some(pb::Policy { attempts: Some(101), priority: Some(-101), ..Default::default() });
             })
-            .says("8:9", "repeat", "spec.repeat", "0 is out of its range; write a number from 1 to 1000000")
+            .says("8:9", "repeat", "spec.repeat", "0 is out of its range; write a whole number from 1 to 1000000")
             .says(
                 "9:21",
                 "policy.attempts",
                 "spec.policy.attempts",
-                "101 is out of its range; write a number from 1 to 100",
+                "101 is out of its range; write a whole number from 1 to 100",
             )
             .says(
                 "9:36",
                 "policy.priority",
                 "spec.policy.priority",
-                "-101 is out of its range; write a number from -100 to 100",
+                "-101 is out of its range; write a whole number from -100 to 100",
             ),
     ]
 }

@@ -1,6 +1,9 @@
 //! Which agents run, and how they reach their models.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, value_parser};
 use semel_agent::{
@@ -13,6 +16,8 @@ use crate::{exit::Refused, terminal::shown};
 
 /// Pairs of model and region that are warned of one by one.
 const MAX_UNSERVED: usize = 10;
+/// Models or regions that are listed beside what is not served.
+const MAX_INSTEAD: usize = 8;
 
 /// How models are reached.
 #[derive(Debug, Args)]
@@ -58,18 +63,21 @@ impl HowArgs {
         self.way.agents.is_none()
     }
 
-    /// The agents for a job: an agent for each region, or those of the file that the job has a use for.
+    /// The agents for a job: an agent for each region, or those of the file that the job has a use for. `is_alone` where
+    /// no agents but these can serve it.
     ///
     /// # Errors
-    /// The agents file or the settings of the endpoint are refused.
-    pub fn agents(&self, spec: &Resolved) -> Result<Vec<AgentSpec>, Refused> {
+    /// The agents file or the settings of the endpoint are refused, or they could run no cell at all.
+    pub fn agents(&self, spec: &Resolved, is_alone: bool) -> Result<Vec<AgentSpec>, Refused> {
         let slots = self.slots.unwrap_or(DEFAULT_SLOTS);
         let names: BTreeMap<String, String> =
             spec.models.iter().map(|model| (model.id.clone(), model.model.clone())).collect();
         if let Some(file) = &self.way.agents {
             let agents = config::read(file, &names).map_err(|faults| Refused(faults.to_string()))?;
-            let is_used = |agent: &AgentSpec| lanes(spec).any(|(model, region)| serves(agent, model, region));
-            return Ok(agents.into_iter().filter(is_used).collect());
+            if is_alone && !agents.iter().any(|agent| is_used(agent, spec)) {
+                return Err(useless(file, &agents, spec));
+            }
+            return Ok(of_use(agents, spec));
         }
         let regions = regions(spec);
         if let Some(url) = &self.way.openai {
@@ -132,13 +140,67 @@ pub fn serves(agent: &AgentSpec, model: &str, region: &str) -> bool {
     agent.region == region && agent.models.contains_key(model)
 }
 
+/// Whether an agent takes any cell of a job.
+fn is_used(agent: &AgentSpec, spec: &Resolved) -> bool {
+    lanes(spec).any(|(model, region)| serves(agent, model, region))
+}
+
+/// The agents that take cells of a job; and in a region where none does, those that are there: so it is told of them which
+/// model they don't serve, and not that nobody is.
+fn of_use(agents: Vec<AgentSpec>, spec: &Resolved) -> Vec<AgentSpec> {
+    let regions = regions(spec);
+    let served: BTreeSet<String> =
+        agents.iter().filter(|agent| is_used(agent, spec)).map(|agent| agent.region.clone()).collect();
+    let is_of_use = |agent: &AgentSpec| {
+        is_used(agent, spec) || (regions.contains(&agent.region) && !served.contains(&agent.region))
+    };
+    agents.into_iter().filter(is_of_use).collect()
+}
+
+/// No agent of a file takes any cell of a job: what it asks for, and what there is.
+fn useless(file: &Path, agents: &[AgentSpec], spec: &Resolved) -> Refused {
+    let mut lines = vec![format!(
+        "{}: no agent in it serves any model of this job in a region of the job, so nothing could run; give the agents the \
+         job's models by their ids, in its regions",
+        file.display()
+    )];
+    lines.extend(unserved(spec, agents));
+    Refused(lines.join("\n"))
+}
+
+/// What the agents of a region serve, or that there is none.
+fn instead(region: &str, agents: &[AgentSpec]) -> String {
+    let here: Vec<&AgentSpec> = agents.iter().filter(|agent| agent.region == region).collect();
+    if here.is_empty() {
+        let regions: BTreeSet<&str> = agents.iter().map(|agent| agent.region.as_str()).collect();
+        return format!("there is no agent in that region, but in {}", listed(&regions));
+    }
+    let models: BTreeSet<&str> = here.iter().flat_map(|agent| agent.models.keys().map(String::as_str)).collect();
+    format!("the agents there serve {}", listed(&models))
+}
+
+fn listed(ids: &BTreeSet<&str>) -> String {
+    if ids.is_empty() {
+        return "none".to_owned();
+    }
+    let mut words: Vec<String> = ids.iter().take(MAX_INSTEAD).map(|id| shown(id)).collect();
+    if ids.len() > MAX_INSTEAD {
+        words.push(format!("{} more", ids.len() - MAX_INSTEAD));
+    }
+    words.join(", ")
+}
+
 /// What no agent serves, in words, a line for each of the first: its cells wait until one does.
 pub fn unserved(spec: &Resolved, agents: &[AgentSpec]) -> Vec<String> {
     let cells = spec.questions.len() as u64 * u64::from(spec.repeat);
-    let mut unserved =
-        lanes(spec).filter(|(model, region)| !agents.iter().any(|agent| serves(agent, model, region))).map(
-            |(model, region)| format!("no agent serves {} in {}: {cells} cells will wait", shown(model), shown(region)),
-        );
+    let mut unserved = lanes(spec)
+        .filter(|(model, region)| !agents.iter().any(|agent| serves(agent, model, region)))
+        .map(|(model, region)| {
+            let (cells, wait) =
+                if cells == 1 { ("1 cell".to_owned(), "waits") } else { (format!("{cells} cells"), "will wait") };
+            let instead = instead(region, agents);
+            format!("no agent serves {} in {}: {cells} {wait}; {instead}", shown(model), shown(region))
+        });
     let mut lines: Vec<String> = unserved.by_ref().take(MAX_UNSERVED).collect();
     let more = unserved.count();
     if more > 0 {

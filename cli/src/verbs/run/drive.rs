@@ -17,6 +17,7 @@ use super::{
     watch::{GivenUp, Outage, Seen, Watch},
 };
 use crate::{
+    clock::Heard,
     hint,
     rate::in_words,
     road::{Jobs, Road, failure},
@@ -27,6 +28,8 @@ use crate::{
 
 /// How long an agent may take to write what finished at the end of its grace.
 const SPOOLING: Duration = Duration::from_secs(1);
+/// How long the coordinator may take to say how the job stands at the end.
+const LAST_WORD: Duration = Duration::from_secs(3);
 /// Bytes of a spool folder's name, at most; file systems take 255.
 const MAX_FOLDER_BYTES: usize = 200;
 /// Hex digits of the digest that tells two shortened names apart.
@@ -58,14 +61,14 @@ pub enum Ended {
     Closed(pb::Job),
     /// It ended while it ran.
     Done(pb::Job),
-    /// A signal came first.
-    Interrupted(pb::Job),
+    /// A signal came first. Where the coordinator could not be asked any more, with the time of its last word.
+    Interrupted(pb::Job, Option<Heard>),
 }
 
 impl Ended {
     /// The job as it stood then.
     pub fn job(&self) -> &pb::Job {
-        let (Self::Already(job) | Self::Closed(job) | Self::Done(job) | Self::Interrupted(job)) = self;
+        let (Self::Already(job) | Self::Closed(job) | Self::Done(job) | Self::Interrupted(job, _)) = self;
         job
     }
 }
@@ -81,7 +84,7 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
     let job = here(jobs.submit_job(request).await.map_err(failure)?.into_inner().job)?;
     match job.state() {
         pb::JobState::Complete => {
-            screen.last(&job, &[]);
+            screen.last(&job, None);
             return Ok(Ended::Already(job));
         }
         pb::JobState::Cancelled | pb::JobState::Expired => return Ok(Ended::Closed(job)),
@@ -92,7 +95,7 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
         screen.warn("the job is paused: its cells wait until `semel resume`");
     }
     let mut fleet = Fleet::start(road, &plan);
-    let mut last = Last { job, is_outage: false };
+    let mut last = Last { job, heard: Heard::now(), is_outage: false };
     let watched = watch(road, &plan, &mut last, &mut fleet, signals, screen).await;
     let grace = humantime::format_duration(plan.grace);
     match &watched {
@@ -110,15 +113,25 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
     let limit = (last.is_outage || watched.is_err()).then(|| plan.grace + SPOOLING);
     let at_once = if watched.is_err() { &signals.stop } else { &signals.now };
     let stopped = fleet.stop(at_once, limit).await;
+    let (job, heard) = last_word(&mut jobs, last).await;
+    screen.last(&job, heard);
     let watched = watched?;
     stopped?;
-    // A coordinator that has gone since can't take back what was seen.
-    let job = get_job(&mut jobs, &plan.job_id).await.unwrap_or(last.job);
-    screen.last(&job, &[]);
     Ok(match watched {
         Watched::End => Ended::Done(job),
-        Watched::Signal => Ended::Interrupted(job),
+        Watched::Signal => Ended::Interrupted(job, heard),
     })
+}
+
+/// The job as it stands, or as it was seen last where the coordinator can't be asked any more: with the time of its last
+/// word then, but for a job whose end was seen, which nothing comes after.
+async fn last_word(jobs: &mut Jobs, last: Last) -> (pb::Job, Option<Heard>) {
+    let asked = tokio::time::timeout(LAST_WORD, get_job(jobs, &last.job.job_id)).await;
+    match asked.ok().and_then(Result::ok) {
+        Some(job) => (job, None),
+        None if last.job.state() != pb::JobState::Open => (last.job, None),
+        None => (last.job, Some(last.heard)),
+    }
 }
 
 /// Other jobs of the store that these agents would run as well.
@@ -163,6 +176,7 @@ enum Watched {
 /// How things stood when they were seen last.
 struct Last {
     job: pb::Job,
+    heard: Heard,
     /// Whether the coordinator didn't answer.
     is_outage: bool,
 }
@@ -177,7 +191,7 @@ async fn watch(
     screen: &mut Screen,
 ) -> anyhow::Result<Watched> {
     let mut watch = Watch::start(road.jobs(), plan.job_id.clone(), plan.patience);
-    // Empty until the first picture, and while the coordinator doesn't answer: nothing is shown that may be wrong.
+    // Empty until the first picture, and while the coordinator doesn't answer: nothing is shown as if it were so now.
     let mut waiting: Option<Vec<pb::PendingGroup>> = None;
     loop {
         let seen = tokio::select! {
@@ -193,13 +207,14 @@ async fn watch(
                 if std::mem::take(&mut last.is_outage) {
                     screen.note(&format!("the coordinator at {} answers again", road.address()));
                 }
-                last.job = here(picture.job)?;
+                (last.job, last.heard) = (here(picture.job)?, Heard::now());
                 waiting = Some(picture.pending);
             }
             Some(Seen::Outage(outage)) => {
                 last.is_outage = true;
                 waiting = None;
                 screen.warn(&no_answer(road, &outage));
+                screen.show_heard(&last.job, last.heard);
             }
             None => {}
         }

@@ -12,7 +12,7 @@ use semel_proto::v1 as pb;
 use serde_json::Value;
 
 use crate::{
-    clock::Stopwatch,
+    clock::{Heard, Stopwatch},
     picture,
     rate::Rate,
     terminal::{Out, complain, warning},
@@ -55,6 +55,7 @@ impl Screen {
     pub fn show(&mut self, job: &pb::Job, groups: &[pb::PendingGroup]) {
         let now = self.since.reading();
         self.rate.look(now, job.counts.unwrap_or_default().recorded);
+        self.rate.hold(picture::is_held(groups));
         match &mut self.mode {
             Mode::Live { term, drawn } => {
                 let width = usize::from(term.size().1);
@@ -81,9 +82,20 @@ impl Screen {
         }
     }
 
-    /// Shows how the job stands at the end, and keeps it on the screen.
-    pub fn last(&mut self, job: &pb::Job, groups: &[pb::PendingGroup]) {
-        let lines = picture::lines(job, groups, None, None);
+    /// Shows how the job stood when it was last heard of, where a picture stands and not lines, each with its moment.
+    pub fn show_heard(&mut self, job: &pb::Job, heard: Heard) {
+        if let Mode::Live { term, drawn } = &mut self.mode {
+            let width = usize::from(term.size().1);
+            redraw(term, drawn, &picture::heard(job, heard, Some(width)), true).unwrap_or_default();
+        }
+    }
+
+    /// Shows how the job stands at the end, or with `heard` how it stood then, and keeps it on the screen.
+    pub fn last(&mut self, job: &pb::Job, heard: Option<Heard>) {
+        let lines = match heard {
+            Some(heard) => picture::heard(job, heard, None),
+            None => picture::lines(job, &[], None, None),
+        };
         match &mut self.mode {
             Mode::Live { term, drawn } => {
                 redraw(term, drawn, &lines, false).unwrap_or_default();

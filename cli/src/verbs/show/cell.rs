@@ -13,8 +13,11 @@ use crate::{
 /// Bytes of a text that are shown; `--output json` and `semel export` have all.
 const MAX_SHOWN_BYTES: usize = 64 << 10;
 
+/// Columns before a failure's message of several lines.
+const MESSAGE_MARGIN: usize = 4;
+
 /// For scripts.
-pub fn as_json(answer: &pb::GetExecutionResponse) -> Value {
+pub fn as_json(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionResponse) -> Value {
     let wait = (answer.execution.is_none()).then(|| words::wait_reason(answer.wait_reason()));
     let execution = answer.execution.as_ref().map(|execution| {
         let mut value = json::execution(execution);
@@ -22,6 +25,8 @@ pub fn as_json(answer: &pb::GetExecutionResponse) -> Value {
         value
     });
     json!({
+        "repeat": key.repeat,
+        "samples": samples,
         "input": json::input(&answer.input),
         "input_digest": words::hex(&answer.input_digest),
         "execution": execution,
@@ -32,7 +37,7 @@ pub fn as_json(answer: &pb::GetExecutionResponse) -> Value {
 }
 
 /// For people. Nothing in it does anything to a terminal.
-pub fn as_text(key: &pb::ExecutionKey, answer: &pb::GetExecutionResponse) -> String {
+pub fn as_text(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionResponse) -> String {
     let mut lines = vec![format!(
         "{} · {} · {} · {} · {}",
         shown(&key.job_id),
@@ -41,6 +46,9 @@ pub fn as_text(key: &pb::ExecutionKey, answer: &pb::GetExecutionResponse) -> Str
         shown(&key.question),
         key.repeat
     )];
+    if samples > 1 {
+        lines.push(format!("sample     {} of {samples}; --repeat picks another, 0 to {}", key.repeat, samples - 1));
+    }
     match &answer.execution {
         Some(execution) => record(execution, &mut lines),
         None => {
@@ -94,9 +102,13 @@ fn record(execution: &pb::Execution, lines: &mut Vec<String>) {
 
 fn failure(failure: &pb::Failure) -> String {
     let stage = words::stage(failure.stage()).map(|stage| format!(" at {stage}")).unwrap_or_default();
-    let code = json::some(&failure.code).map(|code| format!(" ({})", shown(code))).unwrap_or_default();
-    let message = shown_bytes(&failure.message);
-    let message = if message.is_empty() { message } else { format!(": {message}") };
+    let code =
+        words::failure_code(failure.reason(), &failure.code).map(|code| format!(" ({code})")).unwrap_or_default();
+    let message = match failure.message.trim_ascii_end() {
+        b"" => String::new(),
+        line if !line.contains(&b'\n') => format!(": {}", shown_bytes(line)),
+        lines => format!(":\n{}", indented(&block(lines), MESSAGE_MARGIN)),
+    };
     format!("{}{stage}{code}{message}", words::failure_reason(failure.reason()))
 }
 
@@ -161,7 +173,7 @@ mod tests {
             ..Default::default()
         };
         let key = pb::ExecutionKey { job_id: "j\u{1b}[3m".to_owned(), ..Default::default() };
-        let text = as_text(&key, &answer);
+        let text = as_text(&key, 3, &answer);
         assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
         assert!(text.contains("\\u{1b}]0;owned\\u{7}"), "{text}");
     }
