@@ -1,7 +1,7 @@
 //! Reads YAML into a [`Node`], from the events of serde-saphyr's parser: they keep what its serde
 //! side resolves away, namely whether a scalar was quoted and how a number was written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
@@ -53,7 +53,18 @@ pub fn read(text: &str, keys: Keys) -> Result<Node, Broken> {
 /// A collection whose end has not come yet.
 enum Open {
     List(Vec<Node>),
-    Map { entries: Vec<Entry>, key: Option<(String, Place)> },
+    Map {
+        entries: Vec<Entry>,
+        /// Under merge keys.
+        merges: Vec<Node>,
+        key: Option<Key>,
+    },
+}
+
+/// A key whose value has not come yet.
+enum Key {
+    Word(String, Place),
+    Merge,
 }
 
 struct Frame {
@@ -83,6 +94,7 @@ impl Builder {
             Event::DocumentStart(..) if self.root.is_some() => {
                 Err(broken(here, "has a second document", "keep one document in a file"))
             }
+            Event::Scalar(text, ScalarStyle::Plain, _, None) if text == MERGE && self.awaits_key() => self.merge(here),
             Event::Scalar(text, style, anchor, tag) => {
                 let value = scalar(&text, style, tag.as_deref(), here)?;
                 self.put(Node { value, place: here }, anchor)
@@ -93,7 +105,7 @@ impl Builder {
             }
             Event::MappingStart(_, anchor, tag) => {
                 expect_tag(tag.as_deref(), "map", here)?;
-                let map = Open::Map { entries: Vec::new(), key: None };
+                let map = Open::Map { entries: Vec::new(), merges: Vec::new(), key: None };
                 self.open(map, here, anchor)
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
@@ -120,8 +132,7 @@ impl Builder {
         };
         let value = match frame.open {
             Open::List(items) => Value::List(items),
-            Open::Map { entries, .. } if self.keys == Keys::Written => Value::Map(merged(entries)?),
-            Open::Map { entries, .. } => Value::Map(entries),
+            Open::Map { entries, merges, .. } => Value::Map(merged(entries, merges)?),
         };
         let node = Node { value, place: frame.place };
         self.put(node, frame.anchor)
@@ -149,10 +160,22 @@ impl Builder {
         match self.frames.last_mut().map(|frame| &mut frame.open) {
             None => self.root = Some(node),
             Some(Open::List(items)) => items.push(node),
-            Some(Open::Map { entries, key }) => match key.take() {
-                None => *key = Some((key_text(&node, self.keys)?, node.place)),
-                Some((key, place)) => entries.push(Entry { key, place, value: node }),
+            Some(Open::Map { entries, merges, key }) => match key.take() {
+                None => *key = Some(Key::Word(key_text(&node, self.keys)?, node.place)),
+                Some(Key::Word(key, place)) => entries.push(Entry { key, place, value: node }),
+                Some(Key::Merge) => merges.push(node),
             },
+        }
+        Ok(())
+    }
+
+    /// A bare merge key. In quotes it is a key like any other.
+    fn merge(&mut self, here: Place) -> Result<(), Broken> {
+        if self.keys == Keys::Text {
+            return Err(broken(here, "has a merge key", "write the keys out, or use an alias for a whole value"));
+        }
+        if let Some(Open::Map { key, .. }) = self.frames.last_mut().map(|frame| &mut frame.open) {
+            *key = Some(Key::Merge);
         }
         Ok(())
     }
@@ -164,30 +187,29 @@ impl Builder {
 
 fn key_text(node: &Node, keys: Keys) -> Result<String, Broken> {
     match (&node.value, node.value.written()) {
-        (Value::Text(text), _) if text == MERGE && keys == Keys::Text => {
-            Err(broken(node.place, "has a merge key", "write the keys out, or use an alias for a whole value"))
-        }
         (Value::List(_) | Value::Map(_), _) => Err(no_key(node.place)),
         (value, Some(written)) if keys == Keys::Written || matches!(value, Value::Text(_)) => Ok(written.to_owned()),
         _ => Err(broken(node.place, "has a key that is no text", "write the key in quotes")),
     }
 }
 
-/// The entries of a map with those that it merges in place of its merge keys.
-fn merged(entries: Vec<Entry>) -> Result<Vec<Entry>, Broken> {
-    let (merges, mut entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.key == MERGE);
-    for Entry { place, value, .. } in merges {
-        let maps = match value.value {
+/// The entries of a map, and behind them those that it merges, as far as it does not have them.
+fn merged(mut entries: Vec<Entry>, merges: Vec<Node>) -> Result<Vec<Entry>, Broken> {
+    if merges.is_empty() {
+        return Ok(entries);
+    }
+    let mut known: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+    for merge in merges {
+        let place = merge.place;
+        let maps = match merge.value {
             Value::List(maps) => maps,
-            _ => vec![value],
+            _ => vec![merge],
         };
         for map in maps {
             let Value::Map(others) = map.value else {
                 return Err(broken(place, "merges what is no object", "name an object, or a list of them"));
             };
-            let is_new = |other: &Entry| entries.iter().all(|entry| entry.key != other.key);
-            let new: Vec<_> = others.into_iter().filter(is_new).collect();
-            entries.extend(new);
+            entries.extend(others.into_iter().filter(|other| known.insert(other.key.clone())));
         }
     }
     Ok(entries)
@@ -402,6 +424,8 @@ mod tests {
             other => panic!("{}", other.kind()),
         };
         assert_eq!(items.iter().skip(2).map(shown).collect::<Vec<_>>(), ["x5 y2 z4", "x6 y3 z4"]);
+        let quoted = read("'<<': { x: 1 }\n", Keys::Text).expect("a key like any other");
+        assert!(matches!(quoted.value, Value::Map(entries) if entries[0].key == "<<"));
         let broken = read("<<: [1]\n", Keys::Written).expect_err("1 is no object");
         assert!(broken.problem.contains("no object"), "{broken}");
     }

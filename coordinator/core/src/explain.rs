@@ -34,8 +34,7 @@ impl Core {
             let (backoff, first) = lane.in_backoff();
             push(backoff_wait(first, now), backoff);
             let general = self.lane_wait(job, lane, now);
-            let alone = if general.reason > WaitReason::WaitsToRunAlone { alone_wait() } else { general.clone() };
-            push(alone, lane.to_run_alone());
+            push(if is_passing(&general) { alone_wait() } else { general.clone() }, lane.to_run_alone());
             push(general, lane.available());
         }
         groups.sort_by(|a, b| b.cells.cmp(&a.cells).then_with(|| a.wait.cmp(&b.wait)));
@@ -59,8 +58,7 @@ impl Core {
             return Some(backoff_wait(Some(at), now));
         }
         let general = self.lane_wait(job, lane, now);
-        let alone = lane.waits_alone(cell) && general.reason > WaitReason::WaitsToRunAlone;
-        Some(if alone { alone_wait() } else { general })
+        Some(if lane.waits_alone(cell) && is_passing(&general) { alone_wait() } else { general })
     }
 
     /// Why no cell of a lane is handed out: what keeps it from the agent that can take one soonest.
@@ -92,7 +90,7 @@ impl Core {
             return wait(WaitReason::Draining, &format!("agent {agent} takes no more leases"));
         }
         if now < session.rest_until {
-            let detail = format!("agent {agent} handed leases back and rests: {}", session.rests_for);
+            let detail = format!("agent {agent} rests: {}", session.rests_for);
             let until_ms = Some(session.rest_until.since(now));
             return Wait { reason: WaitReason::AgentRests, detail, until_ms };
         }
@@ -112,6 +110,11 @@ impl Core {
         }
         wait(WaitReason::NoFreeSlot, "")
     }
+}
+
+/// Whether a reason is one that passes before a cell that is to run alone has its agent to itself.
+fn is_passing(wait: &Wait) -> bool {
+    wait.reason > WaitReason::WaitsToRunAlone
 }
 
 fn wait(reason: WaitReason, detail: &str) -> Wait {

@@ -67,11 +67,13 @@ impl Gates {
     pub fn leave(&mut self, gate: GateNo) {
         self.gates[gate.0].running -= 1;
     }
-    /// A call succeeded: one more may go at once.
-    pub fn succeeded(&mut self, gate: GateNo) {
+    /// A call succeeded: one more may go at once. Returns whether the gate has met a limit of late.
+    pub fn succeeded(&mut self, gate: GateNo) -> bool {
         let gate = &mut self.gates[gate.0];
+        let limited = gate.limit.is_some();
         gate.wait_ms = 0;
         gate.limit = gate.limit.map(|limit| limit + 1).filter(|limit| *limit < WIDE_OPEN);
+        limited
     }
     /// The provider said 429. Calls that were under way when the gate closed may say so too: they
     /// prolong it, and do not halve it again.

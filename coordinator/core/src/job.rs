@@ -109,8 +109,7 @@ pub(crate) struct Lane {
     refused: VecDeque<Cell>,
     /// Ready, but only alone on its agent.
     alone: BTreeSet<Cell>,
-    /// Of those, the ones that were handed back for a reason that cost them nothing: no place is kept for
-    /// them, and no agent runs empty.
+    /// Likewise, and handed back for a reason that cost them nothing: they may give way to others.
     alone_refused: BTreeSet<Cell>,
     /// Not before the given time.
     waiting: BTreeSet<(Millis, Cell)>,
@@ -130,7 +129,7 @@ impl Lane {
     pub fn to_run_alone(&self) -> u32 {
         (self.alone.len() + self.alone_refused.len()) as u32
     }
-    /// Whether a cell waits for an agent that runs empty for it.
+    /// Whether a cell that was not handed back waits to run alone.
     pub fn wants_an_agent(&self) -> bool {
         !self.alone.is_empty()
     }
@@ -165,7 +164,7 @@ pub(crate) struct Job {
     pub history: BTreeMap<Cell, History>,
     pub leased_by_model: Vec<u32>,
     pub leased_by_region: BTreeMap<RegionId, u32>,
-    /// How many cells wait to run alone in all lanes, but for those that were handed back.
+    /// How many cells wait to run alone in all lanes.
     pub alone: u32,
     /// Cells beyond a lane's `next` that are not fresh: read from the tables, never changed.
     skip: RoaringBitmap,
@@ -291,10 +290,9 @@ impl Job {
     /// Takes a cell that must run alone.
     pub fn take_alone(&mut self, lane: usize) -> Option<Cell> {
         let lane = &mut self.lanes[lane];
-        let first = lane.alone.pop_first();
-        self.alone -= u32::from(first.is_some());
-        let cell = first.or_else(|| lane.alone_refused.pop_first())?;
+        let cell = lane.alone.pop_first().or_else(|| lane.alone_refused.pop_first())?;
         lane.pending -= 1;
+        self.alone -= 1;
         Some(cell)
     }
     /// Makes ready what has waited long enough.
@@ -315,9 +313,13 @@ impl Job {
         if lane.ready.remove(&cell) {
             lane.refused.push_back(cell);
         } else if lane.alone.remove(&cell) {
-            self.alone -= 1;
             lane.alone_refused.insert(cell);
         }
+    }
+    /// Calls of a lane's kind succeed again: what was handed back and runs alone waits as if it had not been.
+    pub fn forgive(&mut self, lane: usize) {
+        let lane = &mut self.lanes[lane];
+        lane.alone.append(&mut lane.alone_refused);
     }
     /// A cell waits again, not to be handed out before `at`.
     pub fn put_back(&mut self, cell: Cell, at: Millis, now: Millis) {
@@ -448,7 +450,7 @@ impl Job {
         for (index, lane) in self.lanes.iter().enumerate() {
             let first = self.row.matrix.lanes()[index].first;
             let mut pending = 0;
-            alone += lane.alone.len() as u32;
+            alone += lane.to_run_alone();
             let waiting: BTreeSet<Cell> = lane.waiting.iter().map(|(_, cell)| *cell).collect();
             if waiting.len() != lane.waiting.len() {
                 return Err(format!("promise 4: job {:?} lane {index}: a cell waits twice", self.row.id));

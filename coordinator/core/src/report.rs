@@ -22,6 +22,7 @@ use crate::{
 
 /// Refused reports that the history keeps for one token; more are refused all the same.
 const MAX_KEPT_FENCED: usize = 8;
+
 impl Core {
     /// What became of an attempt.
     pub(crate) fn report(&mut self, at: Now, report: Report, out: &mut Decision) {
@@ -101,16 +102,23 @@ impl Core {
     }
 
     fn note_success(&mut self, at: Now, lease: &Lease) {
-        if let Some(gate) = lease.gate {
-            self.gates.succeeded(gate);
-        }
+        let mut refused = lease.gate.is_some_and(|gate| self.gates.succeeded(gate));
         let Some(job) = self.jobs.get(&lease.job) else {
             return;
         };
-        let model = &job.row.matrix.models()[job.lanes[job.lane_of(lease.cell)].model].id;
-        if let Some(serving) = self.sessions.get_mut(&lease.agent).and_then(|s| s.models.get_mut(model)) {
+        let lane = &job.lanes[job.lane_of(lease.cell)];
+        let place = (lane.region.clone(), job.row.matrix.models()[lane.model].id.clone());
+        if let Some(serving) = self.sessions.get_mut(&lease.agent).and_then(|s| s.models.get_mut(&place.1)) {
             serving.warm_at = Some(at.mono);
-            serving.rest_ms = 0;
+            refused |= std::mem::take(&mut serving.rest_ms) > 0;
+        }
+        if refused {
+            // What the provider or the agent's configuration refused before may go through now.
+            for (no, lane) in self.places.get(&place).into_iter().flatten() {
+                if let Some(job) = self.jobs.get_mut(no) {
+                    job.forgive(*lane);
+                }
+            }
         }
     }
 

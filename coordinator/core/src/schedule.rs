@@ -1,6 +1,6 @@
 //! Who gets what: fair turns between jobs, the warm model first within one, and every cap and gate kept.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use crate::{
     Core,
@@ -75,8 +75,11 @@ impl Core {
         let idle = session.leases.is_empty();
         let mut candidates = self.candidates(now, agent);
         let shared = candidates.iter().filter(|c| !c.alone).map(|c| self.turn_of(agent, c.job)).min();
-        // What was handed back goes after all that can go now.
-        let may = |c: &&Candidate| shared.is_none_or(|s| !c.refused && self.turn_of(agent, c.job).0 <= s.0);
+        // Of one priority, what was handed back goes after all that can go now.
+        let may = |c: &&Candidate| {
+            let Reverse(priority) = self.turn_of(agent, c.job).0;
+            shared.is_none_or(|(Reverse(of), ..)| if c.refused { priority > of } else { priority >= of })
+        };
         let alone = candidates.iter().filter(|c| c.alone).filter(may);
         if let Some(alone) = alone.min_by_key(|c| (c.room == 0, c.refused, self.turn_of(agent, c.job))) {
             if idle && alone.room > 0 {
@@ -151,9 +154,10 @@ impl Core {
     }
 
     /// The first agent by id on which a cell of a job could run alone, and the gate through which it will go.
-    fn first_able(&self, now: Millis, job: &Job, region: &RegionId, model: &ModelId) -> Option<(&AgentId, GateNo)> {
+    fn first_able(&self, now: Millis, job: &Job, lane: &Lane) -> Option<(&AgentId, GateNo)> {
+        let model = &job.row.matrix.models()[lane.model].id;
         let mut here =
-            self.sessions.values().filter(|s| s.region == *region && s.stream.is_some() && s.slots > 0 && !s.deaf);
+            self.sessions.values().filter(|s| s.region == lane.region && s.stream.is_some() && s.slots > 0 && !s.deaf);
         here.find_map(|session| {
             let serving = session.models.get(model).filter(|m| session.rest_until <= now && m.is_usable(now))?;
             let able = self.gates.closed(serving.gate, now).is_none() && !self.is_outranked(now, job, session);
@@ -163,29 +167,39 @@ impl Core {
 
     /// Whether an agent has cells of a higher priority to run: it does not run empty for this job.
     fn is_outranked(&self, now: Millis, job: &Job, session: &Session) -> bool {
-        let usable = session
-            .models
-            .iter()
-            .filter(|(_, serving)| serving.is_usable(now) && self.gates.closed(serving.gate, now).is_none());
-        let mut lanes =
-            usable.filter_map(|(model, _)| self.places.get(&(session.region.clone(), model.clone()))).flatten();
-        lanes.any(|&(no, lane)| {
-            let rival = self.handing_out(no, lane);
-            rival.is_some_and(|r| r.row.policy.priority > job.row.policy.priority && r.lanes[lane].available() > 0)
+        let usable = session.models.iter().filter(|(_, m)| m.is_usable(now) && self.gates.room(m.gate, now) > 0);
+        let mut places = usable.filter_map(|(model, _)| self.places.get(&(session.region.clone(), model.clone())));
+        places.any(|lanes| self.have_cells(lanes, |rival| rival.row.policy.priority > job.row.policy.priority))
+    }
+
+    /// Whether a lane of these has cells for any agent that its caps let go, of a job that is meant.
+    fn have_cells(&self, lanes: &BTreeSet<(JobNo, usize)>, is_meant: impl Fn(&Job) -> bool) -> bool {
+        lanes.iter().any(|&(no, lane)| {
+            let job = self.handing_out(no, lane).filter(|job| is_meant(job));
+            job.is_some_and(|job| job.lanes[lane].available() > 0 && cap_room(job, &job.lanes[lane]) > 0)
         })
+    }
+
+    /// Whether the cells of a lane that are to run alone give way: all of them were handed back for nothing,
+    /// and others of no lower priority could go through their gate. Once one of those succeeds, or none is
+    /// left, their turn has come again.
+    fn give_way(&self, job: &Job, lane: &Lane) -> bool {
+        let place = (lane.region.clone(), place_model(job, lane.model));
+        let others = self.places.get(&place).filter(|_| !lane.wants_an_agent());
+        others.is_some_and(|lanes| self.have_cells(lanes, |it| it.row.policy.priority >= job.row.policy.priority))
     }
 
     /// Whether a cell of a lane waits to run alone and there is an agent that could take it: who that is.
     fn taker(&self, now: Millis, job: &Job, lane: &Lane) -> Option<(&AgentId, GateNo)> {
-        let model = &job.row.matrix.models()[lane.model].id;
-        let waits = lane.wants_an_agent();
-        waits.then(|| self.first_able(now, job, &lane.region, model)).flatten()
+        if lane.to_run_alone() == 0 || self.give_way(job, lane) {
+            return None;
+        }
+        self.first_able(now, job, lane)
     }
 
     /// Who runs empty for a cell of a lane, so that it can run alone: nobody while leases elsewhere hold the
     /// caps of its job.
-    fn drainer(&self, now: Millis, job: &Job, lane: usize) -> Option<(&AgentId, GateNo)> {
-        let lane = &job.lanes[lane];
+    fn drainer(&self, now: Millis, job: &Job, lane: &Lane) -> Option<(&AgentId, GateNo)> {
         self.taker(now, job, lane).filter(|_| cap_room(job, lane) > 0)
     }
 
@@ -193,7 +207,7 @@ impl Core {
     fn runs_empty(&self, now: Millis, session: &Session) -> bool {
         let places = session.models.keys().filter_map(|m| self.places.get(&(session.region.clone(), m.clone())));
         places.flatten().any(|&(no, lane)| {
-            let drainer = self.handing_out(no, lane).and_then(|job| self.drainer(now, job, lane));
+            let drainer = self.handing_out(no, lane).and_then(|job| self.drainer(now, job, &job.lanes[lane]));
             drainer.is_some_and(|(who, _)| *who == session.agent)
         })
     }
@@ -219,7 +233,7 @@ impl Core {
         let lanes = self.places.get(&(region.clone(), model.clone()))?;
         let jobs = lanes.iter().filter_map(|&(no, lane)| Some((self.handing_out(no, lane)?, lane)));
         let kept = jobs.filter(|(job, lane)| {
-            job.alone > 0 && self.drainer(now, job, *lane).is_some_and(|(_, through)| through == gate)
+            job.alone > 0 && self.drainer(now, job, &job.lanes[*lane]).is_some_and(|(_, through)| through == gate)
         });
         kept.map(|(job, _)| job.row.policy.priority).max()
     }
@@ -255,12 +269,12 @@ impl Core {
                     room: 0,
                     alone: false,
                     drains: false,
-                    refused: !job.lanes[lane].wants_an_agent(),
+                    refused: alone > 0 && self.give_way(job, &job.lanes[lane]),
                     warm: is_warm(serving, now),
                 };
                 let room = self.shared_room(now, job, &job.lanes[lane], serving.gate, kept);
                 if alone > 0 {
-                    let drains = self.drainer(now, job, lane).is_some_and(|(who, _)| who == agent);
+                    let drains = self.drainer(now, job, &job.lanes[lane]).is_some_and(|(who, _)| who == agent);
                     // Places are kept for those that were not handed back.
                     let all = self.gates.room(serving.gate, now).min(cap_room(job, &job.lanes[lane]));
                     let room = if candidate.refused { room } else { all };

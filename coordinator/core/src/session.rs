@@ -11,6 +11,7 @@ use crate::{
     event::{AgentView, Decision, Heartbeat, Held, Hello, ModelStates, Out, ToAgent},
     gate::GateNo,
     id::{AgentId, FencingToken, Incarnation, JobNo, LeaseToken, Millis, ModelId, Now, ProviderId, RegionId, StreamId},
+    lease::Lease,
     loss::Loss,
     words::{GoAwayReason, LeaseStage, RevokeReason},
 };
@@ -81,9 +82,9 @@ pub(crate) struct Session {
     /// It beats and does not take in what it is told (rule S2): until it acknowledges one, it is given
     /// one lease at a time, and none before `rest_until`.
     pub deaf: bool,
-    /// Takes no leases for a while, after it handed some back.
+    /// Takes no leases for a while, after it handed some back or did not take them in.
     pub rest_until: Millis,
-    /// What it said when it did.
+    /// Why, in the agent's words or ours.
     pub rests_for: Arc<str>,
     /// Virtual time of the fair turns between jobs on this agent, and where each job stands that is ahead of it.
     pub turn: u64,
@@ -373,11 +374,24 @@ impl Core {
             session.stopping.clear();
         }
         let patience = self.config.ack_ms;
-        if same && session.offered.first().is_none_or(|(said, _)| at.mono.since(*said) < patience) {
-            session.asked = None;
-        } else {
+        let late = session.offered.first().is_some_and(|(said, _)| at.mono.since(*said) >= patience);
+        if !same || late || self.is_start_overdue(at.mono, &agent) {
             self.ask(at, &agent, beat.stream, out);
+        } else if let Some(session) = self.sessions.get_mut(&agent) {
+            session.asked = None;
         }
+    }
+
+    /// Whether an agent has had a lease for a TTL and a slot for it, and no word of its start has come: the
+    /// word may be lost, and with it the run's timeout (rule S4). Count and exclusive or do not show that.
+    fn is_start_overdue(&self, now: Millis, agent: &AgentId) -> bool {
+        let Some(session) = self.sessions.get(agent) else {
+            return false;
+        };
+        let leases = || session.leases.iter().filter_map(|token| self.leases.get(token));
+        let old = |lease: &Lease| now.since(lease.since) >= self.config.ttl_ms;
+        let started = leases().filter(|lease| lease.stage == LeaseStage::Started).count();
+        started < session.slots as usize && leases().any(|l| l.stage == LeaseStage::Acknowledged && old(l))
     }
 
     /// Asks for the list, once: a stream loses nothing while it stands. An agent that goes on beating
@@ -412,6 +426,7 @@ impl Core {
             let Some(&(_, token)) = late else { break };
             session.deaf = true;
             session.rest_until = session.rest_until.max(at.mono.after(self.config.ttl_ms));
+            session.rests_for = "it did not acknowledge its leases".into();
             self.revoke(token, RevokeReason::NotAcknowledged, out);
             self.lose(at, token, Loss::NeverArrived, out);
         }

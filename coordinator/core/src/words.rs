@@ -198,6 +198,8 @@ words! {
     }
 
     /// Why a cell is not done.
+    ///
+    /// Invariant: from the most to the least permanent; of several agents' reasons the last one is told.
     WaitReason {
         /// The job is closed.
         JobClosed = "job_closed",
@@ -211,7 +213,7 @@ words! {
         AgentMisconfigured = "agent_misconfigured",
         /// Those that serve it take no more leases.
         Draining = "draining",
-        /// Those that serve it handed leases back and rest for a moment.
+        /// Those that serve it rest for a moment: they handed leases back, or did not take them in.
         AgentRests = "agent_rests",
         /// The provider said 429.
         GateClosed = "gate_closed",
