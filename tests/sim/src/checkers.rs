@@ -147,6 +147,8 @@ pub struct Books {
     pub jobs: BTreeMap<JobId, Book>,
     /// The leases.
     pub slots: BTreeMap<FencingToken, Slot>,
+    /// Cells that were handed back and may run alone.
+    pub refused_alone: BTreeSet<(JobId, Cell)>,
     /// The grants that have a row.
     pub grants: BTreeSet<FencingToken>,
     /// Rows of the history: token and kind, with digest.
@@ -208,6 +210,7 @@ impl Books {
         for grant in &batch.ended {
             self.grant_ended(*grant, &mut ended)?;
         }
+        self.forgive(batch);
         for grant in &batch.grants {
             self.in_turn(grant, batch)?;
             self.granted(grant, around)?;
@@ -217,6 +220,8 @@ impl Books {
         for row in &batch.attempts {
             self.attempted(row)?;
         }
+        // Once more: what was handed back in this batch may have been so before its successes.
+        self.forgive(batch);
         for row in &batch.agents {
             let newest = self.newest.get(&row.agent).map_or(0, |n| n.0);
             hold(row.number > newest, "S5", || format!("incarnation {} after {newest}", row.number))?;
@@ -407,7 +412,9 @@ impl Books {
         self.attempts.insert((row.token, row.kind, row.digest()));
         let limit = self.jobs.get(&row.job).map_or(0, |b| b.plan.policy.attempts);
         if let Some(book) = self.jobs.get_mut(&row.job).filter(|_| row.kind != AttemptKind::Fenced) {
-            book.note_turn(row);
+            if book.note_turn(row) {
+                self.refused_alone.insert((row.job.clone(), row.cell));
+            }
         }
         let cell = self.cell(&row.job, row.cell)?;
         if row.kind == AttemptKind::Fenced {

@@ -1,6 +1,6 @@
 //! Checkers on who is given what, and when: pauses, caps, deadlines, backoffs, gates, and the order of turns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use semel_core::{
     batch::{AttemptRow, Batch, GrantRow, Outcome},
@@ -143,6 +143,24 @@ impl Books {
         Ok(())
     }
 
+    /// Calls succeeded: of their models and regions, what was handed back and runs alone has its turn again.
+    pub(crate) fn forgive(&mut self, batch: &Batch) {
+        let succeeded = batch.records.iter().filter(|r| matches!(r.body.outcome, Outcome::Succeeded(_)));
+        let places: BTreeSet<_> = succeeded.map(|r| (&r.key.model, &r.key.region)).collect();
+        if places.is_empty() {
+            return;
+        }
+        self.refused_alone.retain(|(job, cell)| {
+            let Some(book) = self.jobs.get_mut(job) else { return false };
+            let key = book.plan.matrix.key(*cell);
+            let here = key.is_some_and(|key| places.contains(&(&key.model, &key.region)));
+            if let Some(cell) = book.cells.get_mut(cell.0 as usize).filter(|_| here) {
+                cell.handed_back = false;
+            }
+            !here
+        });
+    }
+
     /// Rule S7: what is to run alone has its agent to itself.
     pub(crate) fn alone(&self, batch: &Batch) -> Check {
         let of = |first: FencingToken| {
@@ -182,13 +200,14 @@ impl Book {
         most(of_region.into_values().max().unwrap_or(0), policy.max_leased_per_region, "region")
     }
 
-    /// Notes what an entry of the history means for a cell's turn.
-    pub(crate) fn note_turn(&mut self, row: &AttemptRow) {
+    /// Notes what an entry of the history means for a cell's turn. Returns whether it was handed back, and may
+    /// be one that runs alone.
+    pub(crate) fn note_turn(&mut self, row: &AttemptRow) -> bool {
         let refused = matches!(row.reason, Some(FailureReason::RateLimited | FailureReason::Misconfigured));
-        if let Some(cell) = self.cells.get_mut(row.cell.0 as usize) {
-            cell.handed_back = row.kind == AttemptKind::Released && !row.counted && refused;
-            let lost = row.reason == Some(FailureReason::LeaseLost);
-            cell.died |= row.kind == AttemptKind::Lost && row.counted && lost;
-        }
+        let Some(cell) = self.cells.get_mut(row.cell.0 as usize) else { return false };
+        cell.handed_back = row.kind == AttemptKind::Released && !row.counted && refused;
+        let lost = row.reason == Some(FailureReason::LeaseLost);
+        cell.died |= row.kind == AttemptKind::Lost && row.counted && lost;
+        cell.handed_back && cell.died
     }
 }
