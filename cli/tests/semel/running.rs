@@ -165,7 +165,7 @@ fn an_endpoint_that_is_down_costs_no_attempt_and_its_reason_is_told() {
 }
 
 #[test]
-fn echo_answers_no_other_jobs_cells() {
+fn no_agents_answer_another_open_jobs_cells_but_where_that_is_said() {
     let folder = Folder::new();
     folder.gated_agents();
     let run = folder.start(&["run", "job.yaml", "--agents", "agents.json", "--grace", "100ms"]);
@@ -173,10 +173,35 @@ fn echo_answers_no_other_jobs_cells() {
     run.signal("INT");
     run.end().exits(4);
     folder.write("other.yaml", &super::support::JOB.replace("job: small", "job: other"));
-    folder.semel(&["run", "other.yaml", "--echo"]).exits(1).complains("job small is open in this store");
+    folder.shell_agents("printf other");
+    let refused = "job small is open in this store too, and these agents would run its cells as well: run it to its end, \
+                   `semel pause small --store semel.db`, `semel cancel small --store semel.db`, name another store with \
+                   --store, or say --with-open-jobs";
+    let with = ["run", "other.yaml", "--store", "semel.db"];
+    for how in [&["--echo"][..], &["--agents", "agents.json"], &["--openai", "http://127.0.0.1:1/v1"]] {
+        folder.semel(&[&with[..], how].concat()).exits(2).complains(refused);
+    }
+    let jobs = folder.json(&["list"]);
+    assert_eq!(
+        (jobs.as_array().map(Vec::len), &jobs[0]["recorded"]),
+        (Some(1), &0.into()),
+        "nothing was stored: {jobs}"
+    );
+
     folder.semel(&["pause", "small"]).exits(0).says("paused");
-    folder.semel(&["run", "other.yaml", "--echo"]).exits(0);
+    let with = [&with[..], &["--agents", "agents.json"]].concat();
+    folder.semel(&with).exits(0);
     folder.semel(&["audit", "small"]).exits(0).says("8 missing");
+    folder.semel(&["resume", "small"]).exits(0);
+    // No agent is started for a job that is complete.
+    folder.semel(&with).exits(0).says("nothing to run");
+    folder.semel(&["retry", "other", "--status", "succeeded"]).exits(0);
+    folder.semel(&with).exits(2).complains(refused);
+    folder
+        .semel(&[&with[..], &["--with-open-jobs"]].concat())
+        .exits(0)
+        .complains("warning: job small is open in this store too, and these agents run its cells as well")
+        .says("another job of these agents: small: ");
 }
 
 #[test]
