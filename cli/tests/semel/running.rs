@@ -81,9 +81,10 @@ fn a_killed_run_goes_on_where_it_stopped() {
     assert!(!show.stdout.contains("agent"), "no agent is blamed: {show:?}");
     folder.semel(&["why", "small"]).exits(0).says(nothing).says("agent us-east had ");
     let cell = ["show", "small", "--region", "us-east", "--model", "a", "--question", "q1"];
-    folder.semel(&cell).exits(0).says(
-        "not done: leased to an agent; nothing is running on this store: the lease is kept for its agent, and the same",
-    );
+    folder
+        .semel(&cell)
+        .exits(0)
+        .says("; nothing is running on this store: the lease is kept for its agent, and the same");
     folder.write("gate", "");
     folder.semel(&["run", "job.yaml", "--agents", "agents.json"]).exits(0).says("8 of 8 recorded");
     folder.semel(&["audit"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
@@ -96,7 +97,9 @@ fn while_a_run_works_the_other_verbs_speak_to_it_and_a_second_run_is_refused() {
     let arguments = ["run", "job.yaml", "--agents", "agents.json"];
     let run = folder.start(&arguments);
     folder.wait_until_leased();
-    folder.semel(&arguments).exits(1).complains("is in use by process");
+    folder.semel(&arguments).exits(1).complains("semel.db is in use by process ").complains(
+        "Show, why, export, pause and the rest speak to that process meanwhile; to run this, wait for its end",
+    );
     folder.semel(&["list"]).exits(0).says("open");
     let show = folder.semel(&["show", "small"]).exits(0).says(" leased");
     assert!(!show.stdout.contains("no agent is connected"), "{show:?}");
