@@ -18,8 +18,9 @@ use crate::{
 /// Runs a matrix of questions × models × regions, and records every cell exactly once.
 ///
 /// A job file says what is asked; an agents file, or --openai URL, says how the models are reached. All that is known of a
-/// job is in one SQLite file, the store. Every verb but `audit` speaks to the coordinator that runs on that store, else to one
-/// that it starts for the call; `audit` reads the tables alone.
+/// job is in one SQLite file, the store. `run` starts a coordinator on it, and is refused where one runs already; `audit` reads
+/// the tables alone; the other verbs about jobs speak to the coordinator that runs on the store, else to one that they start for
+/// the call.
 #[derive(Debug, Parser)]
 #[command(name = "semel", version, after_help = AFTER_HELP, max_term_width = 120, disable_help_subcommand = true)]
 pub struct Arguments {

@@ -1,10 +1,16 @@
 //! Who is there to run a job: asked where a verb tells how one stands, so that nobody is blamed who was never started.
 
-use std::time::Duration;
-
 use semel_proto::v1 as pb;
 
-use crate::rate::in_words;
+use crate::words;
+
+/// What is true of a store where nobody runs anything.
+pub const NOTHING_RUNS: &str = "nothing is running on this store";
+/// What goes on there.
+pub const GOES_ON: &str = "the same `semel run ...` goes on";
+
+/// The name of that as the reason of a cell that waits, for scripts.
+const NOTHING_IS_RUNNING: &str = "nothing_is_running";
 
 /// Who is there.
 #[derive(Clone, Debug)]
@@ -21,12 +27,32 @@ impl Attendance {
         matches!(self, Self::Coordinator(_))
     }
 
+    /// Whether a coordinator runs, and said which agents it has.
+    pub fn has_agents(&self) -> bool {
+        matches!(self, Self::Coordinator(Some(_)))
+    }
+
     /// An agent, if it is there.
     pub fn agent(&self, id: &str) -> Option<&pb::AgentInfo> {
         match self {
             Self::Coordinator(Some(agents)) => agents.iter().find(|agent| agent.agent_id == id),
             _ => None,
         }
+    }
+
+    /// Why a cell waits, for scripts: agents that nobody started aren't missing.
+    pub fn reason(&self, reason: pb::WaitReason) -> String {
+        if self.is_nobody_missing(reason) { NOTHING_IS_RUNNING.to_owned() } else { words::wait_reason(reason) }
+    }
+
+    /// As [`Attendance::reason`], for people.
+    pub fn because(&self, reason: pb::WaitReason) -> &'static str {
+        if self.is_nobody_missing(reason) { NOTHING_RUNS } else { words::waits_because(reason) }
+    }
+
+    /// Whether a cell waits for an agent only because nothing was started.
+    pub fn is_nobody_missing(&self, reason: pb::WaitReason) -> bool {
+        reason == pb::WaitReason::NoAgentInRegion && !self.is_running()
     }
 
     /// Why nothing of an open job goes on, where it is that nobody is there; and what becomes of its leases.
@@ -38,10 +64,9 @@ impl Attendance {
         let leased = counts.leased;
         match self {
             Self::Nobody => {
-                let mut words = "nothing is running on this store; the same `semel run ...` goes on".to_owned();
+                let mut words = format!("{NOTHING_RUNS}; {GOES_ON}");
                 if leased > 0 {
-                    let within = in_words(lease_limit());
-                    words.push_str(&format!(", and within {within} of its start with the {leased} leased as well"));
+                    words.push_str(&format!(", soon after its start with the {leased} leased as well"));
                 }
                 Some(words)
             }
@@ -52,12 +77,6 @@ impl Attendance {
             Self::Coordinator(_) => None,
         }
     }
-}
-
-/// For how long a coordinator that takes over keeps leases for agents that don't come back.
-fn lease_limit() -> Duration {
-    let semel_core::Config { ttl_ms, margin_ms, .. } = semel_core::Config::default();
-    Duration::from_millis(ttl_ms + margin_ms)
 }
 
 #[cfg(test)]
@@ -74,7 +93,7 @@ mod tests {
         let open = job(pb::JobState::Open, 3, 5);
         let told = Attendance::Nobody.told(&open).expect("told");
         assert!(told.starts_with("nothing is running on this store; the same `semel run ...` goes on"), "{told}");
-        assert!(told.contains("within 35 s of its start with the 3 leased") && !told.contains("agent"), "{told}");
+        assert!(told.contains("soon after its start with the 3 leased") && !told.contains("agent"), "{told}");
         let told = Attendance::Coordinator(Some(Vec::new())).told(&open).expect("told");
         assert!(told.starts_with("no agent is connected: the 3 leased"), "{told}");
     }

@@ -7,7 +7,7 @@ use semel_proto::v1 as pb;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::words;
+use crate::{attendance::Attendance, words};
 
 /// The counts of a job, or of one model in one region.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -65,12 +65,12 @@ fn counts(counts: Option<pb::Counts>) -> Map<String, Value> {
     object(json!(Counts::from(counts.unwrap_or_default())))
 }
 
-/// Cells that wait for one reason.
-pub fn group(group: &pb::PendingGroup) -> Value {
+/// Cells that wait for one reason, as it is with who is there.
+pub fn group(group: &pb::PendingGroup, there: &Attendance) -> Value {
     json!({
         "model": group.model,
         "region": group.region,
-        "reason": words::wait_reason(group.reason()),
+        "reason": there.reason(group.reason()),
         "detail": group.detail,
         "cells": group.cells,
         "until_ms": group.until_ms,

@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "8 of a\\u{1b}[2J in us-east: the agent can't reach the model: agent us-east: \\u{1b}]0;x\\u{7}connection refused"
+                "8 of a\\u{1b}[2J in us-east: the agent can't use the model: agent us-east: \\u{1b}]0;x\\u{7}connection refused"
             ]
         );
     }

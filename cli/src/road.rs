@@ -100,8 +100,9 @@ impl Road {
                 return Ok(road);
             }
             match Self::start(store).await {
-                Err(error) if is_held(&error) && waited < HELD_PATIENCE => {}
-                started => return started,
+                Err(error) if holder(&error).is_some() && waited < HELD_PATIENCE => {}
+                Err(error) => return Err(held(store, shared, error)),
+                Ok(road) => return Ok(road),
             }
             tokio::time::sleep(HELD_LOOK).await;
             waited += HELD_LOOK;
@@ -297,9 +298,30 @@ fn is_read_only(store: &Path) -> bool {
     store.is_file() && !may_write()
 }
 
-/// Whether a store could not be opened because another process has it.
-fn is_held(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(StartError::Store(OpenError::Lock(LockError::Held { .. }))))
+/// The process that has a store, in words, where it could not be opened because of that.
+fn holder(error: &anyhow::Error) -> Option<&str> {
+    match error.downcast_ref() {
+        Some(StartError::Store(OpenError::Lock(LockError::Held { holder, .. }))) => Some(holder),
+        _ => None,
+    }
+}
+
+/// What can be done about a store that another process has; any other error as it is. Where it may be `shared`, that
+/// process was asked first.
+fn held(store: &Path, shared: bool, error: anyhow::Error) -> anyhow::Error {
+    let Some(holder) = holder(&error) else { return error };
+    let store = store.display();
+    if shared {
+        return anyhow!(
+            "{store} is in use by {holder}, which doesn't answer: try again, end that process, or name another store with \
+             --store"
+        );
+    }
+    anyhow!(
+        "{store} is in use by {holder}, and a run wants a store to itself. Show, why, export, pause and the rest speak to that \
+         process meanwhile; to run this, wait for its end, or name another store with --store. If it is a \
+         semel-coordinator, --coordinator HOST:PORT --token-file FILE --agents FILE runs the job there"
+    )
 }
 
 /// The bearer token of every call.

@@ -57,7 +57,7 @@ pub fn waits_because(reason: pb::WaitReason) -> &'static str {
         pb::WaitReason::Paused => "the job is paused",
         pb::WaitReason::NoAgentInRegion => "no agent of this region is connected",
         pb::WaitReason::NoAgentWithModel => "no agent of this region serves this model",
-        pb::WaitReason::AgentMisconfigured => "the agent can't reach the model",
+        pb::WaitReason::AgentMisconfigured => "the agent can't use the model",
         pb::WaitReason::Draining => "the agents are draining",
         pb::WaitReason::AgentRests => "the agent rests, after it handed leases back",
         pb::WaitReason::GateClosed => "the provider limits the rate",

@@ -7,12 +7,15 @@ use semel_files::{
 };
 
 use crate::{
-    check::{Millis, OUT_OF_RANGE, Whole, duration_help, in_words, whole_help},
+    check::{MAX_TIMEOUT_MS, Millis, OUT_OF_RANGE, Whole, duration_help, in_words, whole_help},
     fault::{Collector, quote},
     node::{Source, entries_to_json, exact_number, refuse_duplicate, refuse_unsure, shown},
     path::Path,
     spec::Object,
 };
+
+/// A number without a unit that may have meant hours or days; a larger one is shown with another in its place.
+const MAX_HOURS_MEANT: u64 = 1_000;
 
 /// A walk over the tree of one text.
 pub(crate) struct Walk<'w, 'c> {
@@ -189,10 +192,7 @@ impl Walk<'_, '_> {
                 // The library's own words are of its grammar, and name no unit that it takes.
                 Err(_) => ("is no duration", duration_help(allowed)),
             },
-            Value::Number(literal) => {
-                let ms = literal.parse().unwrap_or(30_000);
-                ("has no unit", format!("write its unit; if milliseconds are meant: {}", in_words(ms)))
-            }
+            Value::Number(literal) => ("has no unit", unit_help(literal, allowed)),
             _ => {
                 self.wrong(node, &path, "a duration", &duration_help(allowed));
                 return None;
@@ -218,6 +218,16 @@ impl Walk<'_, '_> {
         let spot = self.source.spot(node.place);
         self.faults.unread(path, spot, shown(&node.value), (&problem, help));
     }
+}
+
+/// What a number without a unit may have meant: what may take years is not meant in milliseconds.
+fn unit_help(literal: &str, allowed: &Millis) -> String {
+    let number: Option<u64> = literal.parse().ok();
+    if *allowed.end() > MAX_TIMEOUT_MS {
+        let number = number.filter(|number| (1..=MAX_HOURS_MEANT).contains(number)).unwrap_or(12);
+        return format!("write its unit, as {number}h or {number}d");
+    }
+    format!("write its unit; if milliseconds are meant: {}", in_words(number.unwrap_or(30_000)))
 }
 
 /// Whether a number in JSON's grammar is written as a whole one, however large.

@@ -15,11 +15,12 @@ use semel_proto::v1 as pb;
 
 use self::rows::{Rows, With};
 use crate::{
+    attendance::Attendance,
     exit::Exit,
-    road::{Jobs, Target, ask, failure},
-    terminal::Out,
+    road::{Jobs, Road, Target, failure, walk},
+    terminal::{Out, complain},
     unknown::choice_failure,
-    verbs::retry::CellArgs,
+    verbs::{get_job, retry::CellArgs},
 };
 
 /// Bytes that are gathered before a file is written to.
@@ -47,7 +48,7 @@ pub struct Arguments {
     /// How rows are written.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// One row more for each cell that has no record, with the reason.
+    /// One row more for each cell that has no record, with the reason; without it stderr says if there are any.
     #[arg(long)]
     missing: bool,
     /// With the frozen input of each cell.
@@ -89,31 +90,46 @@ pub async fn run(arguments: Arguments, target: &Target) -> anyhow::Result<Exit> 
         with_input: arguments.with_input,
         ..Default::default()
     };
-    ask(target, async |jobs| match arguments.file.as_deref().filter(|file| *file != Path::new("-")) {
-        Some(file) => to_file(jobs, request, &arguments, file).await,
-        None => {
-            let out = Out::new();
-            let is_shown = out.is_terminal();
-            write(jobs, request, rows(&arguments, out, is_shown)).await.map(drop)
+    let job = walk(target, async |road: &Road| {
+        let (jobs, there) = (road.jobs(), road.attendance().await);
+        match arguments.file.as_deref().filter(|file| *file != Path::new("-")) {
+            Some(file) => to_file(jobs, request, &arguments, there, file).await?,
+            None => {
+                let out = Out::new();
+                let is_shown = out.is_terminal();
+                write(jobs, request, rows(&arguments, out, is_shown, there)).await.map(drop)?;
+            }
         }
+        get_job(&mut road.jobs(), &arguments.job).await
     })
     .await?;
+    let counts = job.counts.unwrap_or_default();
+    if !arguments.missing && counts.recorded < counts.expected {
+        let pb::Counts { recorded, expected, .. } = counts;
+        complain(&format!("{recorded} of {expected} recorded; --missing adds a row for each of the rest"));
+    }
     Ok(Exit::Complete)
 }
 
-fn rows<W: Write>(arguments: &Arguments, out: W, is_shown: bool) -> Rows<W> {
+fn rows<W: Write>(arguments: &Arguments, out: W, is_shown: bool, there: Attendance) -> Rows<W> {
     let with = With { input: arguments.with_input, response: arguments.with_response };
-    Rows::new(arguments.format, with, arguments.spreadsheet_safe, is_shown, out)
+    Rows::new(arguments.format, with, arguments.spreadsheet_safe, is_shown, there, out)
 }
 
 /// Writes beside the file first and puts it in its place when it is whole and synced. What is there already and is no
 /// file (a pipe, a device) is written into and not replaced.
-async fn to_file(jobs: Jobs, request: pb::ExportJobRequest, arguments: &Arguments, file: &Path) -> anyhow::Result<()> {
+async fn to_file(
+    jobs: Jobs,
+    request: pb::ExportJobRequest,
+    arguments: &Arguments,
+    there: Attendance,
+    file: &Path,
+) -> anyhow::Result<()> {
     let naming = || format!("writing {}", file.display());
     if file.metadata().is_ok_and(|there| !there.is_file()) {
         let out = File::options().write(true).open(file).with_context(naming)?;
         let out = BufWriter::with_capacity(BUFFER_BYTES, out);
-        return write(jobs, request, rows(arguments, out, false)).await.map(drop).with_context(naming);
+        return write(jobs, request, rows(arguments, out, false, there)).await.map(drop).with_context(naming);
     }
     // Of a link the file behind it is replaced, not the link.
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
@@ -124,7 +140,7 @@ async fn to_file(jobs: Jobs, request: pb::ExportJobRequest, arguments: &Argument
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder)
         .with_context(naming)?;
-    let rows = rows(arguments, BufWriter::with_capacity(BUFFER_BYTES, scratch), false);
+    let rows = rows(arguments, BufWriter::with_capacity(BUFFER_BYTES, scratch), false, there);
     let written = write(jobs, request, rows).await?;
     let scratch = written.into_inner().map_err(|error| error.into_error()).with_context(naming)?;
     scratch.as_file().sync_all().with_context(naming)?;

@@ -9,9 +9,10 @@ use tonic::Code;
 
 use crate::{
     arguments::OutputArgs,
+    attendance::NOTHING_RUNS,
     exit::Exit,
     json, picture,
-    road::{Target, ask, steering_failure},
+    road::{Road, Target, steering_failure, walk},
     terminal::Out,
     unknown::choice_failure,
     verbs::here,
@@ -83,7 +84,8 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
         Status::Failed => (pb::ExecutionStatus::Failed, "failed"),
         Status::Succeeded => (pb::ExecutionStatus::Succeeded, "succeeded"),
     };
-    let answer = ask(target, async |mut jobs| {
+    let (answer, there) = walk(target, async |road: &Road| {
+        let mut jobs = road.jobs();
         let chosen = pb::CellFilter::from(arguments.cells.clone());
         let request = pb::RetryJobRequest {
             job_id: arguments.job.clone(),
@@ -93,7 +95,7 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
             ..Default::default()
         };
         match jobs.retry_job(request).await {
-            Ok(response) => Ok(response.into_inner()),
+            Ok(response) => Ok((response.into_inner(), road.attendance().await)),
             Err(status) if status.code() == Code::InvalidArgument => {
                 Err(choice_failure(&mut jobs, &arguments.job, &chosen, status).await)
             }
@@ -122,6 +124,9 @@ pub async fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<Exit>
         more => format!("{more} cells run again; the old records are in the history"),
     })?;
     out.line(picture::headline(&job, None))?;
+    if without > 0 && !there.is_running() {
+        out.line(format!("{NOTHING_RUNS}; the same `semel run ...` runs them"))?;
+    }
     out.flush()?;
     Ok(Exit::Complete)
 }

@@ -2,6 +2,7 @@
 
 mod agents;
 pub mod drive;
+pub mod neighbours;
 pub mod screen;
 mod watch;
 
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use self::{
     agents::HowArgs,
     drive::{Ended, Plan},
+    neighbours::Neighbours,
     screen::Screen,
 };
 use crate::{
@@ -22,7 +24,7 @@ use crate::{
     exit::{Exit, Refused},
     hint, json, picture,
     road::{Road, Target},
-    signals,
+    signals::{self, Signals},
     terminal::shown,
 };
 
@@ -33,6 +35,7 @@ use crate::{
 /// under the same job id is refused with the difference. On a terminal the picture is redrawn in place; elsewhere a line comes
 /// when something has changed, at most every 5 seconds. The first Ctrl-C (or SIGTERM) stops cleanly, the second at once. With
 /// --coordinator the agents run here and serve the coordinator there; --agents gives them ids that are unique there.
+/// Agents take cells of every open job that they serve: a store with another such job is refused, before anything is stored.
 /// With --output json: progress on stderr, and at the end { outcome: complete, failures, closed or interrupted; ran, store, job:
 /// {…}, last_heard_at: null, or when the coordinator that is gone said so } on stdout.
 #[derive(Debug, Args)]
@@ -50,6 +53,10 @@ pub struct Arguments {
     /// How long a coordinator that doesn't answer any more is asked again, with growing waits, before the run ends.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5min")]
     patience: Duration,
+    /// Run although other jobs of the store are open whose cells these agents would run as well. With --coordinator that is
+    /// only warned of.
+    #[arg(long)]
+    with_open_jobs: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -62,7 +69,8 @@ pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
     let signals = signals::watch()?;
     let file = semel_spec::read::job(&arguments.job).map_err(|faults| Refused(faults.to_string()))?;
     let target = place.target()?;
-    let agents = arguments.how.agents(&file.checked.resolved, matches!(target, Target::Store(_)))?;
+    let is_alone = matches!(target, Target::Store(_));
+    let agents = arguments.how.agents(&file.checked.resolved, is_alone)?;
     let mut road = match target {
         Target::Store(store) => Road::lead(&store).await?,
         Target::Remote { .. } if arguments.how.is_short() => {
@@ -78,14 +86,13 @@ pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
     let plan = Plan {
         job_id: file.job.clone(),
         spec: semel_spec::wire::to_wire(&file.checked.spec),
-        is_echo: arguments.how.is_echo(),
         agents,
         spools: spools(place),
         grace: arguments.grace,
         patience: arguments.patience,
     };
-    let is_echo = plan.is_echo;
-    let ended = drive::drive(&mut road, plan, &signals, &mut screen).await;
+    let apart = (is_alone && !arguments.with_open_jobs).then_some(place);
+    let ended = beside_others(&mut road, plan, apart, &signals, &mut screen).await;
     if signals.now.is_cancelled() {
         // What was acknowledged is durable; the rest the next start finds as after a kill.
         drop(road);
@@ -93,13 +100,33 @@ pub async fn run(arguments: Arguments, place: &Place) -> anyhow::Result<Exit> {
         road.close().await?;
     }
     let ended = ended?;
-    let story = Story { ended: &ended, place, is_echo };
+    let story = Story { ended: &ended, place, is_echo: arguments.how.is_echo() };
     if arguments.output.is_json() {
         screen.json(&story.as_json());
     } else {
         story.tell(&mut screen);
     }
     Ok(story.exit())
+}
+
+/// Runs a job where others may be open too; with a place in `apart` only where no other would get these agents' answers.
+async fn beside_others(
+    road: &mut Road,
+    plan: Plan,
+    apart: Option<&Place>,
+    signals: &Signals,
+    screen: &mut Screen,
+) -> anyhow::Result<Ended> {
+    let neighbours = Neighbours::of(&road.jobs(), &plan.job_id, &plan.agents).await?;
+    if let Some(place) = apart {
+        neighbours.refuse(place)?;
+    }
+    neighbours.warn(screen);
+    let ended = drive::drive(road, plan, signals, screen).await?;
+    if !signals.now.is_cancelled() {
+        neighbours.tell(&mut road.jobs(), screen).await;
+    }
+    Ok(ended)
 }
 
 /// The folder of the agents' spools: beside the store.

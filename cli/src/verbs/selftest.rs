@@ -14,6 +14,7 @@ use super::{
     audit::{self, Report},
     run::{
         drive::{Ended, Plan, drive},
+        neighbours::Neighbours,
         screen::Screen,
     },
 };
@@ -133,6 +134,8 @@ impl Subject {
         screen: &mut Screen,
     ) -> anyhow::Result<Option<Report>> {
         let name = plan.job_id.clone();
+        // Another self-test's, that was interrupted: nobody else's jobs have these models.
+        Neighbours::of(&road.jobs(), &name, &plan.agents).await?.warn(screen);
         let ended = drive(&mut road, plan, signals, screen).await;
         let report = match (&ended, self) {
             (Err(_) | Ok(Ended::Interrupted(..)), _) => Ok(None),
@@ -160,8 +163,6 @@ fn plan(name: &str, folder: &Path) -> anyhow::Result<Plan> {
         job_id: name.to_owned(),
         spec: semel_spec::wire::to_wire(&checked.spec),
         agents,
-        // Other jobs share no model with it, so there is nobody to keep out.
-        is_echo: false,
         spools: folder.join("spools"),
         grace: GRACE,
         patience: PATIENCE,

@@ -82,16 +82,9 @@ pub async fn run(arguments: &Arguments, place: &Place) -> anyhow::Result<Exit> {
         })
         .await?;
         if arguments.output.is_json() {
-            out.json(&cell::as_json(&key, samples, &answer))?;
+            out.json(&cell::as_json(&key, samples, &answer, &there))?;
         } else {
-            out.line(cell::as_text(&key, samples, &answer))?;
-            let reason = (answer.execution.is_none() && !there.is_running()).then(|| answer.wait_reason());
-            if reason == Some(pb::WaitReason::NoAgentInRegion) {
-                out.line("nothing is running on this store; the same `semel run ...` goes on")?;
-            }
-            if reason == Some(pb::WaitReason::Leased) {
-                out.line("nothing is running on this store: the lease is kept for its agent, and the same `semel run ...` goes on")?;
-            }
+            out.line(cell::as_text(&key, samples, &answer, &there))?;
         }
     } else {
         let (job, there) = walk(&target, async |road: &Road| {

@@ -31,7 +31,8 @@ const MAX_DETAIL_CHARS: usize = 400;
 /// Speaks to the coordinator that runs on the store, so while `semel run` works it says what that waits for. Without one
 /// nothing runs, and it says so. With --output json: { job, state, running: whether a coordinator runs, groups: [{ model,
 /// region, reason, detail, cells, until_ms, agents: [{ agent, cells, oldest_ms }] of leased ones }], failed, failures: [{ reason,
-/// code, cells, models, regions, example: {…} }], by kind, of the first 10,000 that failed at most }.
+/// code, cells, models, regions, example: {…} }], by kind; failures_read and leases_read: { complete, read }, where complete is false if
+/// there are more than were read }. A reason is nothing_is_running where no_agent_in_region is so because nothing was started.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  semel why first")]
 pub struct Arguments {
@@ -89,7 +90,7 @@ async fn ask(road: &Road, job_id: &str) -> anyhow::Result<Told> {
 impl Told {
     fn as_json(&self) -> Value {
         let group = |group: &pb::PendingGroup| {
-            let mut value = json::group(group);
+            let mut value = json::group(group, &self.there);
             value["agents"] = self.holders.as_json(group);
             value
         };
@@ -100,6 +101,8 @@ impl Told {
             "groups": self.groups.iter().map(group).collect::<Vec<_>>(),
             "failed": self.job.counts.map_or(0, |counts| counts.failed),
             "failures": self.failures.as_json(),
+            "failures_read": self.failures.extent(),
+            "leases_read": self.holders.extent(),
         })
     }
 
@@ -111,6 +114,7 @@ impl Told {
         } else {
             let rows = self.groups.iter().map(|group| self.row(group));
             lines.extend([String::new(), table(&["cells", "model", "region", "reason", "more"], &[0], rows)]);
+            lines.extend(self.holders.left_out());
             lines.extend(self.ends());
         }
         lines.extend(self.failed(place));
@@ -119,11 +123,7 @@ impl Told {
 
     fn row(&self, group: &pb::PendingGroup) -> Vec<String> {
         let until = group.until_ms.map(|ms| format!("for {} more", in_words(Duration::from_millis(ms))));
-        let because = match group.reason() {
-            // Agents that nobody started aren't missing.
-            pb::WaitReason::NoAgentInRegion if !self.there.is_running() => "nothing is running",
-            reason => words::waits_because(reason),
-        };
+        let because = self.there.because(group.reason());
         let detail = one_line(group.detail.as_bytes(), MAX_DETAIL_CHARS);
         let detail = Some(detail).filter(|detail| !detail.is_empty() && detail != because);
         let holders = self.holders.told(group, &self.there);

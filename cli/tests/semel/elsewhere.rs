@@ -82,6 +82,22 @@ fn agents_of_a_run_serve_it_and_every_verb_reaches_it() {
 }
 
 #[test]
+fn there_other_open_jobs_are_warned_of_and_no_reason_to_refuse() {
+    let folder = Folder::new();
+    let service = Service::start(&folder);
+    folder.shell_agents("printf there");
+    folder.semel(&service.to(&["run", "job.yaml", "--agents", "agents.json"])).exits(0);
+    let retry = folder.semel(&service.to(&["retry", "small", "--status", "succeeded"])).exits(0);
+    assert!(!retry.stdout.contains("nothing is running"), "a coordinator is: {retry:?}");
+    folder.write("other.yaml", &super::support::JOB.replace("job: small", "job: other"));
+    folder
+        .semel(&service.to(&["run", "other.yaml", "--agents", "agents.json"]))
+        .exits(0)
+        .complains("warning: job small is open in this store too")
+        .says("another job of these agents: small: ");
+}
+
+#[test]
 fn without_its_token_nothing_is_told() {
     let folder = Folder::new();
     let service = Service::start(&folder);

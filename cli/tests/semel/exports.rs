@@ -46,8 +46,12 @@ fn missing_cells_are_rows_when_they_are_asked_for() {
     let folder = Folder::new();
     folder.semel(&["run", "job.yaml", "--echo"]).exits(0);
     folder.semel(&["retry", "small", "--status", "succeeded", "--model", "b"]).exits(0);
-    assert_eq!(folder.semel(&["export", "small"]).exits(0).stdout.lines().count(), 4);
-    let all = folder.semel(&["export", "small", "--missing"]).exits(0).stdout;
+    let some = folder.semel(&["export", "small"]).exits(0);
+    assert_eq!(some.stdout.lines().count(), 4);
+    assert_eq!(some.stderr, "4 of 8 recorded; --missing adds a row for each of the rest\n");
+    let all = folder.semel(&["export", "small", "--missing"]).exits(0);
+    assert_eq!(all.stderr, "");
+    let all = all.stdout;
     let rows: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let missing: Vec<&Value> = rows.iter().filter(|row| row["status"] == "missing").collect();
     assert_eq!((rows.len(), missing.len()), (8, 4));

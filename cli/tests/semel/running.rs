@@ -76,13 +76,15 @@ fn a_killed_run_goes_on_where_it_stopped() {
     // The endpoint file of the dead process is still there, and leads nobody astray.
     assert!(is_there(&folder.path("semel.db.endpoint")));
     folder.semel(&["list"]).exits(0).says("small");
-    let nothing =
-        "nothing is running on this store; the same `semel run ...` goes on, and within 35 s of its start with the";
+    let nothing = "nothing is running on this store; the same `semel run ...` goes on, soon after its start with the ";
     let show = folder.semel(&["show", "small"]).exits(0).says(nothing);
     assert!(!show.stdout.contains("agent"), "no agent is blamed: {show:?}");
     folder.semel(&["why", "small"]).exits(0).says(nothing).says("agent us-east had ");
     let cell = ["show", "small", "--region", "us-east", "--model", "a", "--question", "q1"];
-    folder.semel(&cell).exits(0).says("nothing is running on this store: the lease is kept for its agent");
+    folder
+        .semel(&cell)
+        .exits(0)
+        .says("; nothing is running on this store: the lease is kept for its agent, and the same");
     folder.write("gate", "");
     folder.semel(&["run", "job.yaml", "--agents", "agents.json"]).exits(0).says("8 of 8 recorded");
     folder.semel(&["audit"]).exits(0).says("8 expected, 8 recorded, 0 missing, 0 extra");
@@ -95,7 +97,9 @@ fn while_a_run_works_the_other_verbs_speak_to_it_and_a_second_run_is_refused() {
     let arguments = ["run", "job.yaml", "--agents", "agents.json"];
     let run = folder.start(&arguments);
     folder.wait_until_leased();
-    folder.semel(&arguments).exits(1).complains("is in use by process");
+    folder.semel(&arguments).exits(1).complains("semel.db is in use by process ").complains(
+        "Show, why, export, pause and the rest speak to that process meanwhile; to run this, wait for its end",
+    );
     folder.semel(&["list"]).exits(0).says("open");
     let show = folder.semel(&["show", "small"]).exits(0).says(" leased");
     assert!(!show.stdout.contains("no agent is connected"), "{show:?}");
@@ -157,7 +161,7 @@ fn an_endpoint_that_is_down_costs_no_attempt_and_its_reason_is_told() {
     let run = folder.start(&["run", "job.yaml", "--openai", "http://127.0.0.1:1/v1"]);
     wait_until("the reason is known", || {
         let why = folder.semel(&["why", "small"]).stdout;
-        why.contains("the agent can't reach the model") && why.contains("127.0.0.1:1")
+        why.contains("the agent can't use the model") && why.contains("127.0.0.1:1")
     });
     run.signal("INT");
     run.end().exits(4);
@@ -165,7 +169,7 @@ fn an_endpoint_that_is_down_costs_no_attempt_and_its_reason_is_told() {
 }
 
 #[test]
-fn echo_answers_no_other_jobs_cells() {
+fn no_agents_answer_another_open_jobs_cells_but_where_that_is_said() {
     let folder = Folder::new();
     folder.gated_agents();
     let run = folder.start(&["run", "job.yaml", "--agents", "agents.json", "--grace", "100ms"]);
@@ -173,10 +177,35 @@ fn echo_answers_no_other_jobs_cells() {
     run.signal("INT");
     run.end().exits(4);
     folder.write("other.yaml", &super::support::JOB.replace("job: small", "job: other"));
-    folder.semel(&["run", "other.yaml", "--echo"]).exits(1).complains("job small is open in this store");
+    folder.shell_agents("printf other");
+    let refused = "job small is open in this store too, and these agents would run its cells as well: run it to its end, \
+                   `semel pause small --store semel.db`, `semel cancel small --store semel.db`, name another store with \
+                   --store, or say --with-open-jobs";
+    let with = ["run", "other.yaml", "--store", "semel.db"];
+    for how in [&["--echo"][..], &["--agents", "agents.json"], &["--openai", "http://127.0.0.1:1/v1"]] {
+        folder.semel(&[&with[..], how].concat()).exits(2).complains(refused);
+    }
+    let jobs = folder.json(&["list"]);
+    assert_eq!(
+        (jobs.as_array().map(Vec::len), &jobs[0]["recorded"]),
+        (Some(1), &0.into()),
+        "nothing was stored: {jobs}"
+    );
+
     folder.semel(&["pause", "small"]).exits(0).says("paused");
-    folder.semel(&["run", "other.yaml", "--echo"]).exits(0);
+    let with = [&with[..], &["--agents", "agents.json"]].concat();
+    folder.semel(&with).exits(0);
     folder.semel(&["audit", "small"]).exits(0).says("8 missing");
+    folder.semel(&["resume", "small"]).exits(0);
+    // No agent is started for a job that is complete.
+    folder.semel(&with).exits(0).says("nothing to run");
+    folder.semel(&["retry", "other", "--status", "succeeded"]).exits(0);
+    folder.semel(&with).exits(2).complains(refused);
+    folder
+        .semel(&[&with[..], &["--with-open-jobs"]].concat())
+        .exits(0)
+        .complains("warning: job small is open in this store too, and these agents run its cells as well")
+        .says("another job of these agents: small: ");
 }
 
 #[test]

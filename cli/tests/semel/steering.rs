@@ -17,7 +17,11 @@ fn a_job_with_failures_ends_with_a_code_of_its_own_and_they_can_be_retried() {
     let cell = ["show", "small", "--region", "us-east", "--model", "a", "--question", "q2"];
     folder.semel(&cell).exits(0).says("no such luck");
 
-    folder.semel(&["retry", "small", "--status", "failed", "--region", "us-east"]).exits(0).says("2 cells run again");
+    folder
+        .semel(&["retry", "small", "--status", "failed", "--region", "us-east"])
+        .exits(0)
+        .says("2 cells run again")
+        .says("nothing is running on this store; the same `semel run ...` runs them");
     folder.semel(&["audit", "small"]).exits(0).says("6 recorded, 2 missing");
     folder.shell_agents("printf better");
     folder.semel(&run).exits(3).says("2 failed");
@@ -61,7 +65,9 @@ fn a_retry_of_nothing_says_what_it_looked_for_and_what_waits_all_the_same() {
     let folder = Folder::new();
     folder.semel(&["run", "job.yaml", "--echo"]).exits(0);
     let retry = ["retry", "small", "--status", "failed"];
-    folder.semel(&retry).exits(0).says("none of these cells has a record that failed: nothing runs again");
+    let nothing =
+        folder.semel(&retry).exits(0).says("none of these cells has a record that failed: nothing runs again");
+    assert!(!nothing.stdout.contains("semel run"), "{nothing:?}");
     folder.semel(&["retry", "small", "--status", "succeeded", "--question", "q1"]).exits(0);
     folder.semel(&["cancel", "small"]).exits(0);
     folder

@@ -66,8 +66,17 @@ fn after_an_interruption_why_and_show_say_that_nothing_runs_and_what_goes_on() {
     let why = folder.semel(&["why", "small"]).exits(0).says(nothing).says("  nothing is running");
     assert!(!why.stdout.contains("no agent"), "nobody started any: {why:?}");
     folder.semel(&["show", "small"]).exits(0).says(nothing);
-    folder.semel(&CELL).exits(0).says(nothing);
-    assert_eq!(folder.json(&["why", "small"])["running"], false);
+    folder.semel(&CELL).exits(0).says(&format!("not done: {nothing}"));
+    assert_eq!(folder.json(&CELL)["wait_reason"], "nothing_is_running");
+    let told = folder.json(&["why", "small"]);
+    assert_eq!(
+        (&told["running"], &told["groups"][0]["reason"]),
+        (&false.into(), &"nothing_is_running".into()),
+        "{told}"
+    );
+    let rows = folder.semel(&["export", "small", "--missing"]).exits(0).stdout;
+    let of_nobody = rows.lines().filter(|row| row.contains("\"missing_reason\":\"nothing_is_running\"")).count();
+    assert_eq!(of_nobody, 8, "{rows}");
     folder.write("gate", "");
     folder.semel(&RUN).exits(0);
     let why = folder.semel(&["why", "small"]).exits(0).says("nothing waits");
@@ -92,6 +101,7 @@ fn why_tells_what_failed_by_kind_with_the_words_of_one_and_what_to_do() {
     assert_harmless(&why.stdout);
     let told = folder.json(&["why", "small"]);
     let kind = &told["failures"][0];
+    assert_eq!(told["failures_read"], serde_json::json!({ "complete": true, "read": 4 }), "{told}");
     assert_eq!((&told["failed"], &kind["cells"], &kind["reason"]), (&4.into(), &4.into(), &"program".into()), "{told}");
     assert_eq!(kind["example"]["failure"]["message"], "no\u{1b}]0;x\u{7} such\nluck\n");
     let shown = folder.semel(&CELL).exits(0).says("program at run (exit status or code 3):\n    no\\u{1b}");

@@ -308,7 +308,7 @@ fn the_examples_of_run_are_jobs_that_are_sound_and_agents_that_are_read() {
         wait_until("the run waits for its models", || {
             let jobs = folder.semel(&["list", "--store", store]).stdout;
             let job = if jobs.contains("incident") { "incident" } else { "first" };
-            folder.semel(&["why", job, "--store", store]).stdout.contains("the agent can't reach the model")
+            folder.semel(&["why", job, "--store", store]).stdout.contains("the agent can't use the model")
         });
         run.signal("INT");
         run.end().exits(4).says("0 of 72 recorded");

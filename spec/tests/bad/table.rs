@@ -298,13 +298,14 @@ fn keys_and_types() -> Vec<Bad> {
             ),
         Bad::with(
             "numbers, lists, objects and choices that are none",
-            "repeat: many\nparameters: [1]\npolicy: { run_timeout: 30, on_lease_lost: later, require_reported_region: 1 }\n",
+            "repeat: many\nparameters: [1]\npolicy: { run_timeout: 30, on_lease_lost: later, require_reported_region: 1, deadline: 10 }\n",
         )
         .line("job.yaml:8:9 repeat: \"many\" is text, not a whole number; write a whole number from 1 to 1000000")
         .line("job.yaml:9:13 parameters: is a list, not an object; write keys and values")
         .line("job.yaml:10:24 policy.run_timeout: 30 has no unit; write its unit; if milliseconds are meant: 30ms")
         .line("job.yaml:10:43 policy.on_lease_lost: \"later\" is no known choice; write retry or fail")
-        .line("job.yaml:10:75 policy.require_reported_region: 1 is a number, not true or false; write true or false"),
+        .line("job.yaml:10:75 policy.require_reported_region: 1 is a number, not true or false; write true or false")
+        .line("job.yaml:10:88 policy.deadline: 10 has no unit; write its unit, as 10h or 10d"),
         Bad::edited(
             "an axis under a key that is nearly its own: one fault each",
             &[("job: j", "jbo: j"), ("questions:", "quesitons:"), ("models:", "modles:")],

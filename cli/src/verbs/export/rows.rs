@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::Format;
 use crate::{
+    attendance::Attendance,
     json,
     terminal::{shown, shown_json},
-    words,
 };
 
 /// What a row has beside what it always has.
@@ -26,6 +26,7 @@ pub struct Rows<W: Write> {
     with: With,
     is_spreadsheet_safe: bool,
     is_shown: bool,
+    there: Attendance,
     form: Form<W>,
 }
 
@@ -35,13 +36,20 @@ enum Form<W: Write> {
 }
 
 impl<W: Write> Rows<W> {
-    /// Rows into `out`; `is_shown` where a terminal shows them.
-    pub fn new(format: Format, with: With, is_spreadsheet_safe: bool, is_shown: bool, out: W) -> Self {
+    /// Rows into `out`; `is_shown` where a terminal shows them. Who is `there` tells why cells are missing.
+    pub fn new(
+        format: Format,
+        with: With,
+        is_spreadsheet_safe: bool,
+        is_shown: bool,
+        there: Attendance,
+        out: W,
+    ) -> Self {
         let form = match format {
             Format::Jsonl => Form::Jsonl(out),
             Format::Csv => Form::Csv { writer: Box::new(csv::Writer::from_writer(out)), has_headers: false },
         };
-        Self { with, is_spreadsheet_safe, is_shown, form }
+        Self { with, is_spreadsheet_safe, is_shown, there, form }
     }
 
     /// Writes a row.
@@ -49,7 +57,7 @@ impl<W: Write> Rows<W> {
     /// # Errors
     /// It can't be written.
     pub fn write(&mut self, row: &pb::ExportJobResponse) -> anyhow::Result<()> {
-        let row = object(row, self.with);
+        let row = object(row, self.with, &self.there);
         self.headers()?;
         let (is_spreadsheet_safe, is_shown) = (self.is_spreadsheet_safe, self.is_shown);
         match &mut self.form {
@@ -89,7 +97,7 @@ impl<W: Write> Rows<W> {
 
     fn headers(&mut self) -> anyhow::Result<()> {
         if let Form::Csv { writer, has_headers: has_headers @ false } = &mut self.form {
-            let row = object(&pb::ExportJobResponse::default(), self.with);
+            let row = object(&pb::ExportJobResponse::default(), self.with, &self.there);
             writer.write_record(row.keys()).map_err(csv_failure)?;
             *has_headers = true;
         }
@@ -106,12 +114,12 @@ fn csv_failure(error: csv::Error) -> anyhow::Error {
 }
 
 /// A row. Every row of one export has the same keys in the same order.
-fn object(row: &pb::ExportJobResponse, with: With) -> Map<String, Value> {
+fn object(row: &pb::ExportJobResponse, with: With, there: &Attendance) -> Map<String, Value> {
     let none = pb::Execution::default();
     let execution = row.execution.as_ref().unwrap_or(&none);
     let mut object = json::execution(execution);
     object.shift_remove("failure");
-    let missing = (execution.missing() != pb::WaitReason::Unspecified).then(|| words::wait_reason(execution.missing()));
+    let missing = (execution.missing() != pb::WaitReason::Unspecified).then(|| there.reason(execution.missing()));
     if missing.is_some() {
         blank_record(&mut object);
     }
@@ -204,14 +212,14 @@ mod tests {
     }
 
     fn written(format: Format, is_spreadsheet_safe: bool, is_shown: bool, list: &[pb::ExportJobResponse]) -> String {
-        let mut rows = Rows::new(format, ALL, is_spreadsheet_safe, is_shown, Vec::new());
+        let mut rows = Rows::new(format, ALL, is_spreadsheet_safe, is_shown, Attendance::Nobody, Vec::new());
         list.iter().for_each(|row| rows.write(row).expect("written"));
         String::from_utf8(rows.finish().expect("finished")).expect("UTF-8")
     }
 
     #[test]
     fn every_row_has_the_same_keys_whatever_became_of_its_cell() {
-        let keys = |row| object(&row, ALL).keys().cloned().collect::<Vec<_>>();
+        let keys = |row| object(&row, ALL, &Attendance::Nobody).keys().cloned().collect::<Vec<_>>();
         let first = keys(row(b"x"));
         for other in [row(b"\xff"), failed(), missing(), pb::ExportJobResponse::default()] {
             assert_eq!(keys(other), first);

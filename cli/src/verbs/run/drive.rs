@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    agents::serves,
     screen::Screen,
     watch::{GivenUp, Outage, Seen, Watch},
 };
@@ -22,8 +21,7 @@ use crate::{
     rate::in_words,
     road::{Jobs, Road, failure},
     signals::Signals,
-    terminal::shown,
-    verbs::{get_job, here, list},
+    verbs::{get_job, here},
 };
 
 /// How long an agent may take to write what finished at the end of its grace.
@@ -43,8 +41,6 @@ pub struct Plan {
     pub spec: pb::JobSpec,
     /// Who runs it.
     pub agents: Vec<AgentSpec>,
-    /// Whether those agents only echo.
-    pub is_echo: bool,
     /// Where their spools are, a folder each.
     pub spools: PathBuf,
     /// How long running cells may finish after a signal.
@@ -90,7 +86,6 @@ pub async fn drive(road: &mut Road, plan: Plan, signals: &Signals, screen: &mut 
         pb::JobState::Cancelled | pb::JobState::Expired => return Ok(Ended::Closed(job)),
         pb::JobState::Open | pb::JobState::Unspecified => {}
     }
-    neighbours(&jobs, &plan, screen).await?;
     if job.paused {
         screen.warn("the job is paused: its cells wait until `semel resume`");
     }
@@ -132,34 +127,6 @@ async fn last_word(jobs: &mut Jobs, last: Last) -> (pb::Job, Option<Heard>) {
         None if last.job.state() != pb::JobState::Open => (last.job, None),
         None => (last.job, Some(last.heard)),
     }
-}
-
-/// Other jobs of the store that these agents would run as well.
-///
-/// # Errors
-/// The agents only echo: what they answered would stand as another job's results.
-async fn neighbours(jobs: &Jobs, plan: &Plan, screen: &mut Screen) -> anyhow::Result<()> {
-    for other in list::all(jobs.clone()).await? {
-        if other.job_id == plan.job_id || other.state() != pb::JobState::Open || other.paused {
-            continue;
-        }
-        let other = get_job(&mut jobs.clone(), &other.job_id).await?;
-        let is_shared = other.by_axis.iter().any(|axis| {
-            let waits = axis.counts.is_some_and(|counts| counts.pending + counts.leased > 0);
-            waits && plan.agents.iter().any(|agent| serves(agent, &axis.model, &axis.region))
-        });
-        let id = shown(&other.job_id);
-        if is_shared && plan.is_echo {
-            return Err(anyhow!(
-                "job {id} is open in this store, and --echo would answer its cells too: pause or cancel it first, or name \
-                 another store with --store"
-            ));
-        }
-        if is_shared {
-            screen.warn(&format!("job {id} is open in this store too, and these agents run its cells as well; `semel pause` holds it back"));
-        }
-    }
-    Ok(())
 }
 
 /// A picture is shown again after so long without another: a line that was not due yet, the time that is left.

@@ -4,6 +4,7 @@ use semel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use crate::{
+    attendance::{Attendance, GOES_ON, NOTHING_RUNS},
     json,
     table::indented,
     terminal::{shown, shown_bytes, shown_lines},
@@ -17,8 +18,8 @@ const MAX_SHOWN_BYTES: usize = 64 << 10;
 const MESSAGE_MARGIN: usize = 4;
 
 /// For scripts.
-pub fn as_json(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionResponse) -> Value {
-    let wait = (answer.execution.is_none()).then(|| words::wait_reason(answer.wait_reason()));
+pub fn as_json(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionResponse, there: &Attendance) -> Value {
+    let wait = (answer.execution.is_none()).then(|| there.reason(answer.wait_reason()));
     let execution = answer.execution.as_ref().map(|execution| {
         let mut value = json::execution(execution);
         json::bytes(&mut value, "response", &execution.response, !execution.response.is_empty());
@@ -37,7 +38,7 @@ pub fn as_json(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionRe
 }
 
 /// For people. Nothing in it does anything to a terminal.
-pub fn as_text(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionResponse) -> String {
+pub fn as_text(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionResponse, there: &Attendance) -> String {
     let mut lines = vec![format!(
         "{} · {} · {} · {} · {}",
         shown(&key.job_id),
@@ -53,7 +54,15 @@ pub fn as_text(key: &pb::ExecutionKey, samples: u32, answer: &pb::GetExecutionRe
         Some(execution) => record(execution, &mut lines),
         None => {
             let detail = json::some(&answer.wait_detail).map(|words| format!(": {}", shown(words))).unwrap_or_default();
-            lines.push(format!("not done: {}{detail}", words::waits_because(answer.wait_reason())));
+            let reason = answer.wait_reason();
+            let on = match reason {
+                pb::WaitReason::Leased if !there.is_running() => {
+                    format!("; {NOTHING_RUNS}: the lease is kept for its agent, and {GOES_ON}")
+                }
+                reason if there.is_nobody_missing(reason) => format!("; {GOES_ON}"),
+                _ => String::new(),
+            };
+            lines.push(format!("not done: {}{detail}{on}", there.because(reason)));
         }
     }
     lines.push(format!("input ({})", words::hex(&answer.input_digest)));
@@ -173,7 +182,7 @@ mod tests {
             ..Default::default()
         };
         let key = pb::ExecutionKey { job_id: "j\u{1b}[3m".to_owned(), ..Default::default() };
-        let text = as_text(&key, 3, &answer);
+        let text = as_text(&key, 3, &answer, &Attendance::Coordinator(None));
         assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
         assert!(text.contains("\\u{1b}]0;owned\\u{7}"), "{text}");
     }

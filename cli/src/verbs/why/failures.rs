@@ -97,6 +97,11 @@ impl Failures {
         lines
     }
 
+    /// How many were read, and whether those are all.
+    pub fn extent(&self) -> Value {
+        json!({ "complete": !self.has_more, "read": self.read })
+    }
+
     /// For scripts.
     pub fn as_json(&self) -> Value {
         self.kinds.iter().map(Kind::as_json).collect()

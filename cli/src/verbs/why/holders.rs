@@ -21,7 +21,13 @@ const MAX_AGENTS: usize = 4;
 
 /// The leases of a job: by model and region, by agent.
 #[derive(Debug, Default)]
-pub struct Holders(BTreeMap<(String, String), BTreeMap<String, Held>>);
+pub struct Holders {
+    lanes: BTreeMap<(String, String), BTreeMap<String, Held>>,
+    /// Leases that were read, those of other jobs among them.
+    read: u64,
+    /// Whether there are more.
+    has_more: bool,
+}
 
 /// What one agent has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,12 +54,14 @@ impl Holders {
                 break;
             }
         }
+        holders.has_more = !page_token.is_empty();
         Ok(holders)
     }
 
     fn count(&mut self, job_id: &str, lease: pb::LeaseInfo) {
+        self.read += 1;
         let Some(key) = lease.key.filter(|key| key.job_id == job_id) else { return };
-        let held = self.0.entry((key.model, key.region)).or_default().entry(lease.agent_id).or_default();
+        let held = self.lanes.entry((key.model, key.region)).or_default().entry(lease.agent_id).or_default();
         held.cells += 1;
         held.oldest_ms = held.oldest_ms.max(lease.age_ms);
     }
@@ -61,7 +69,7 @@ impl Holders {
     fn of_group(&self, group: &pb::PendingGroup) -> impl Iterator<Item = (&String, &Held)> {
         let is_leased = group.reason() == pb::WaitReason::Leased;
         let lane = (group.model.clone(), group.region.clone());
-        self.0.get(&lane).filter(|_| is_leased).into_iter().flatten()
+        self.lanes.get(&lane).filter(|_| is_leased).into_iter().flatten()
     }
 
     /// Who has a group's cells, in words; empty where the group is not of leased ones.
@@ -77,8 +85,11 @@ impl Holders {
                         let silent = in_words(Duration::from_millis(agent.last_heard_ms));
                         format!("agent {agent_id} has {}, and was last heard {silent} ago", held.cells)
                     }
-                    None => format!("agent {agent_id} has {}, and has not come back", held.cells),
-                    Some(_) => format!("agent {agent_id} has {}, the oldest for {since}", held.cells),
+                    None if there.has_agents() => {
+                        format!("agent {agent_id} has {}, and has not come back", held.cells)
+                    }
+                    // Connected, or nobody could be asked.
+                    _ => format!("agent {agent_id} has {}, the oldest for {since}", held.cells),
                 }
             })
             .collect();
@@ -87,6 +98,16 @@ impl Holders {
             words.push(format!("{more} more agents"));
         }
         words
+    }
+
+    /// What is said where not all leases were read.
+    pub fn left_out(&self) -> Option<String> {
+        self.has_more.then(|| format!("agents are named of the first {} leases of all jobs", self.read))
+    }
+
+    /// How many leases were read, of all jobs, and whether those are all.
+    pub fn extent(&self) -> Value {
+        json!({ "complete": !self.has_more, "read": self.read })
     }
 
     /// For scripts.
@@ -138,6 +159,11 @@ mod tests {
             ["agent one has 2, the oldest for 12 s", "agent two has 1, and was last heard 7 s ago"]
         );
         assert_eq!(holders.told(&group(pb::WaitReason::Leased), &Attendance::Nobody)[0], "agent one had 2");
+        let unasked = holders.told(&group(pb::WaitReason::Leased), &Attendance::Coordinator(None));
+        assert_eq!(unasked[1], "agent two has 1, the oldest for 0 s", "nobody said that it is away");
+        let away = holders.told(&group(pb::WaitReason::Leased), &Attendance::Coordinator(Some(Vec::new())));
+        assert_eq!(away[1], "agent two has 1, and has not come back");
+        assert_eq!(holders.extent(), json!({ "complete": true, "read": 4 }));
         assert!(holders.told(&group(pb::WaitReason::Backoff), &there).is_empty());
     }
 }
