@@ -411,10 +411,9 @@ impl Books {
     fn attempted(&mut self, row: &AttemptRow) -> Check {
         self.attempts.insert((row.token, row.kind, row.digest()));
         let limit = self.jobs.get(&row.job).map_or(0, |b| b.plan.policy.attempts);
-        if let Some(book) = self.jobs.get_mut(&row.job).filter(|_| row.kind != AttemptKind::Fenced) {
-            if book.note_turn(row) {
-                self.refused_alone.insert((row.job.clone(), row.cell));
-            }
+        let book = self.jobs.get_mut(&row.job).filter(|_| row.kind != AttemptKind::Fenced);
+        if book.is_some_and(|book| book.note_turn(row)) {
+            self.refused_alone.insert((row.job.clone(), row.cell));
         }
         let cell = self.cell(&row.job, row.cell)?;
         if row.kind == AttemptKind::Fenced {
