@@ -29,7 +29,7 @@ struct Candidate {
     alone: bool,
     /// The agent runs empty for it.
     drains: bool,
-    /// It was handed back.
+    /// It was handed back, and gives way.
     refused: bool,
     warm: bool,
 }
